@@ -1,0 +1,70 @@
+// What a rewrite writes: expressions over existing nodes, edits, and the records of the report.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace liger::rewrite {
+
+struct Expr;
+
+using Argument = std::variant<graph::None, bool, std::int64_t, double, std::string, graph::DType, graph::NodeRef,
+                              std::shared_ptr<const Expr>>;
+
+// A call to be built. `op` is "liger::<name>" for an op of ours, "cast" for x.to(dtype), or "like:<node>" for the call
+// of an existing node with its first tensor argument replaced by args[0].
+struct Expr {
+  std::string op;
+  std::vector<Argument> args;
+  std::vector<std::pair<std::string, Argument>> kwargs;
+
+  Expr& kwarg(std::string name, Argument value) {
+    kwargs.emplace_back(std::move(name), std::move(value));
+    return *this;
+  }
+};
+
+// "liger::rms_norm(%x, %weight, 1e-06, round_before_weight=True)"
+std::string print(const graph::Graph& graph, const Expr& expr);
+std::string print(const graph::Graph& graph, const Argument& argument);
+
+// Node `node` is replaced by output `output` of the call, or by its only result where `output` is kOnlyResult.
+inline constexpr int kOnlyResult = -1;
+struct Result {
+  int output = kOnlyResult;
+  graph::NodeId node = graph::kNoNode;
+};
+
+struct Edit {
+  std::string rule;
+  std::size_t record = 0;                 // index into RewriteResult::records
+  graph::NodeId anchor = graph::kNoNode;  // the new nodes go before this one
+  Expr call;
+  std::vector<Result> results;
+  std::vector<graph::NodeId> interior;  // matched nodes in program order, to be erased where nothing uses them
+};
+
+struct Record {
+  enum class Kind : std::uint8_t { rewritten, declined, near_miss };
+
+  Kind kind = Kind::rewritten;
+  std::string rule;
+  graph::NodeId node = graph::kNoNode;
+  std::string detail;  // what it became: "rms_norm + residual add, bfloat16[4, 4096, 2048]"
+  std::string reason;  // why not; empty where rewritten
+  std::size_t num_nodes = 0;
+};
+
+struct RewriteResult {
+  std::vector<Edit> edits;
+  std::vector<Record> records;
+  std::vector<std::pair<std::string, std::string>> errors;  // rule and message of an exception inside it
+};
+
+}  // namespace liger::rewrite

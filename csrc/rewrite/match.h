@@ -1,0 +1,65 @@
+// One complete match of a pattern: which node or number each capture stands for.
+#pragma once
+
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "rewrite/expr.h"
+#include "rewrite/pattern.h"
+
+namespace liger::rewrite {
+
+class Match {
+ public:
+  // What a pattern is bound to. `path` are the nodes that a chain ran through, outermost first.
+  struct Binding {
+    Operand value;
+    std::vector<NodeId> path;
+  };
+  using Bindings = std::unordered_map<const Pattern::Data*, Binding>;
+
+  Match(const CanonicalGraph& view, NodeId root, Bindings bindings)
+      : view_(&view), root_(root), bindings_(std::move(bindings)) {}
+
+  const CanonicalGraph& view() const { return *view_; }
+  const graph::Graph& graph() const { return view_->graph(); }
+  NodeId root() const { return root_; }
+  const graph::Node& root_node() const { return graph()[root_]; }
+
+  // The node that the call replaces: the root, or an identity of it where nothing else reads the root.
+  const graph::Node& result_node() const { return graph()[result_ == graph::kNoNode ? root_ : result_]; }
+  void set_result(NodeId result) { result_ = result; }
+
+  // The pattern took part in this match; for a chain (rounded, widened): it ran through at least one node; for an
+  // optional tensor: it is there.
+  bool has(const Pattern& pattern) const;
+  // The node that a pattern stands for. The pattern must be bound to a node.
+  const graph::Node& operator[](const Pattern& pattern) const { return graph()[id(pattern)]; }
+  NodeId id(const Pattern& pattern) const;
+  const graph::TensorMeta& tensor(const Pattern& pattern) const;
+  const std::vector<NodeId>& path(const Pattern& pattern) const;
+  const Binding* find(const Pattern& pattern) const;
+  const Bindings& bindings() const { return bindings_; }
+
+  // Something outside the match reads the kernel's declared output `index` (set by the engine).
+  bool needs_output(int index) const;
+  void set_needed_outputs(std::vector<int> outputs) { needed_outputs_ = std::move(outputs); }
+
+  // As arguments of a call: a node, or a number (literal or the node of a symbolic one).
+  Argument operator()(const Pattern& pattern) const;
+  // The number behind a capture where it is a literal; nullopt where it is symbolic.
+  std::optional<double> literal(const Pattern& pattern) const;
+
+ private:
+  const CanonicalGraph* view_;
+  NodeId root_;
+  Bindings bindings_;
+  std::vector<int> needed_outputs_;
+  NodeId result_ = graph::kNoNode;
+};
+
+// The number in a literal operand; nullopt for anything else (booleans are no numbers here).
+std::optional<double> number_in(const graph::Value& value);
+
+}  // namespace liger::rewrite
