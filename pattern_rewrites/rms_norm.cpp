@@ -1,0 +1,104 @@
+// RMSNorm: y = x * rsqrt(mean(x^2, -1) + eps) * weight, in float32 inside; Gemma scales by (1 + weight).
+//
+// Llama rounds to the input dtype before the weight, OLMo and Gemma after it; the kernel rounds where the model does.
+// A residual add before the norm joins the call, which then returns the sum as well.
+#include "shared.h"
+
+namespace liger::rewrite {
+
+namespace {
+
+Verdict adds_two_alike(const Candidate& candidate) {
+  const graph::Node *a = candidate.operand(0), *b = candidate.operand(1);
+  if (a == nullptr || b == nullptr || !a->tensor || !b->tensor) return because("it does not add two tensors");
+  if (Verdict verdict = require_same_shape(*a, *b); !verdict) return verdict;
+  return require_same_dtype(*a, *b);
+}
+
+std::string detail_of(const Match& match, bool fused_add, const Pattern& input) {
+  return std::string(fused_add ? "rms_norm + residual add, " : "rms_norm, ") + graph::print(match.tensor(input));
+}
+
+}  // namespace
+
+Rule rms_norm() {
+  auto a = tensor("hidden_states"), residual = tensor("residual"), plain = tensor("hidden_states");
+  auto sum = add(a, residual).where(adds_two_alike).as_output(1);
+  auto x = either("input", {sum, plain});
+  auto weight = tensor("weight"), offset_weight = tensor("weight of (1 + weight)");
+  auto eps = scalar("eps");
+
+  auto wide = widened(x);
+  auto square = either("x^2", {pow(wide, 2), mul(wide, wide)});
+  auto variance = add(mean_last(square), eps).named("mean(x^2) + eps");
+  auto rms = either("rms", {sqrt(variance), pow(variance, 0.5)});
+  auto inverse = either("1 / rms", {rsqrt(variance), recip(rms), pow(variance, -0.5)});
+
+  auto unit = either("x / rms", {mul(wide, inverse), div(wide, rms)});
+  auto early = rounded("rounding before the weight", unit);
+  auto one_plus = add(widened(offset_weight), lit(1));
+  auto scale = either("weight", {one_plus, widened(weight)});
+  auto scaled = rounded("rounding after the weight", mul(early, scale));
+  auto bare = rounded("rounding", unit);
+  auto y = either("normalised", {scaled, bare});
+
+  const auto weight_of = [=](const Match& m) -> std::optional<Pattern> {
+    if (m.has(offset_weight)) return offset_weight;
+    return m.has(weight) ? std::optional(weight) : std::nullopt;
+  };
+
+  const auto weight_fits = [=](const Match& m) -> Verdict {
+    const std::optional<Pattern> w = weight_of(m);
+    if (!w) return ok();
+    const auto& width = m.tensor(x).shape.back();
+    if (m.tensor(*w).shape == std::vector{width}) return ok();
+    return because("the weight %" + m[*w].name + " is " + graph::print(m.tensor(*w)) + "; it must be 1-D of length " +
+                   width.str());
+  };
+
+  const auto dtypes_fit = [=](const Match& m) -> Verdict {
+    using graph::DType;
+    if (Verdict verdict = require_kernel_dtype(m[x]); !verdict) return verdict;
+    const DType input = m.tensor(x).dtype, output = m.root_node().tensor->dtype;
+    const std::optional<Pattern> w = weight_of(m);
+    const DType of_weight = !w ? input : m.tensor(*w).dtype;
+    const bool weight_ok = of_weight == input || of_weight == DType::float32;
+    const bool output_ok = output == input || (output == DType::float32 && (!w || of_weight == output));
+    if (weight_ok && output_ok) return ok();
+    return because("no kernel takes " + std::string(name_of(input)) + " with a " + std::string(name_of(of_weight)) +
+                   " weight to " + std::string(name_of(output)));
+  };
+
+  const auto roundings_fit = [=](const Match& m) -> Verdict {
+    if (m.has(early) && m.tensor(early).dtype != m.tensor(x).dtype) {
+      return because("%" + m[early].name + " rounds to " + dtype_name(m.tensor(early)) +
+                     " before the weight; the kernel can only round to the input's " + dtype_name(m.tensor(x)));
+    }
+    if (m.has(one_plus) && m.tensor(one_plus).dtype != graph::DType::float32) {
+      return because("%" + m[one_plus].name + " rounds 1 + weight to " + dtype_name(m.tensor(one_plus)));
+    }
+    return ok();
+  };
+
+  return Rule("rms_norm")
+      .match(y)
+      .near_miss_once(variance)
+      .require(weight_fits)
+      .require(dtypes_fit)
+      .require(roundings_fit)
+      .replace([=](const Match& m) {
+        const bool fused_add = m.has(sum);
+        const std::optional<Pattern> w = weight_of(m);
+        Expr call{fused_add ? "liger::add_rms_norm" : "liger::rms_norm", {}, {}};
+        call.args = fused_add ? std::vector<Argument>{m(a), m(residual)} : std::vector<Argument>{m(plain)};
+        call.args.push_back(!w ? Argument(graph::None{}) : m(*w));
+        call.args.push_back(m(eps));
+        if (m.has(one_plus)) call.kwarg("weight_offset", 1.0);
+        if (m.has(early) && w.has_value()) call.kwarg("round_before_weight", true);
+        const graph::DType output = m.root_node().tensor->dtype;
+        if (output != m.tensor(x).dtype) call.kwarg("out_dtype", output);
+        return Replacement{call, detail_of(m, fused_add, x), fused_add ? 0 : kOnlyResult};
+      });
+}
+
+}  // namespace liger::rewrite
