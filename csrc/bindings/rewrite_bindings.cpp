@@ -1,0 +1,174 @@
+#include "bindings/rewrite_bindings.h"
+
+#include <pybind11/stl.h>
+
+#include "graph/graph.h"
+#include "rewrite/engine.h"
+#include "rewrite/rule_table.h"
+
+namespace liger::bindings {
+
+namespace py = pybind11;
+using graph::Graph;
+using graph::NodeId;
+using rewrite::Argument;
+using rewrite::Edit;
+using rewrite::Expr;
+using rewrite::Record;
+using rewrite::RewriteResult;
+
+namespace {
+
+// Names instead of ids: Python looks nodes up by name.
+struct NodeName {
+  std::string name;
+};
+struct DTypeName {
+  std::string name;
+};
+
+struct PyExpr {
+  std::string op;
+  py::list args;
+  py::dict kwargs;
+};
+
+struct PyEdit {
+  std::string rule;
+  std::size_t record;
+  std::string anchor;
+  PyExpr call;
+  std::vector<std::pair<int, std::string>> results;
+  std::vector<std::string> interior;
+};
+
+struct PyRecord {
+  std::string rule, kind, node, module_path, source, detail, reason;
+  std::size_t nodes;
+};
+
+struct PyResult {
+  std::vector<PyEdit> edits;
+  std::vector<PyRecord> records;
+  std::vector<std::pair<std::string, std::string>> errors;
+};
+
+PyExpr to_python(const Graph& graph, const Expr& expr);
+
+struct ArgumentToPython {
+  const Graph& graph;
+
+  py::object operator()(const graph::None& /*none*/) const { return py::none(); }
+  py::object operator()(graph::DType dtype) const { return py::cast(DTypeName{std::string(name_of(dtype))}); }
+  py::object operator()(graph::NodeRef node) const { return py::cast(NodeName{graph[node.id].name}); }
+  py::object operator()(const std::shared_ptr<const Expr>& expr) const { return py::cast(to_python(graph, *expr)); }
+  template <typename Plain>
+  py::object operator()(const Plain& value) const {
+    return py::cast(value);
+  }
+};
+
+PyExpr to_python(const Graph& graph, const Expr& expr) {
+  const ArgumentToPython convert{graph};
+  PyExpr result{expr.op, py::list(), py::dict()};
+  for (const Argument& argument : expr.args) result.args.append(std::visit(convert, argument));
+  for (const auto& [name, value] : expr.kwargs) result.kwargs[py::str(name)] = std::visit(convert, value);
+  return result;
+}
+
+std::vector<std::string> names(const Graph& graph, const std::vector<NodeId>& ids) {
+  std::vector<std::string> result;
+  for (NodeId id : ids) result.push_back(graph[id].name);
+  return result;
+}
+
+PyEdit to_python(const Graph& graph, const Edit& edit) {
+  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}};
+  for (const rewrite::Result& output : edit.results)
+    result.results.emplace_back(output.output, graph[output.node].name);
+  result.interior = names(graph, edit.interior);
+  return result;
+}
+
+const char* name_of(Record::Kind kind) {
+  switch (kind) {
+    case Record::Kind::rewritten:
+      return "rewritten";
+    case Record::Kind::declined:
+      return "declined";
+    case Record::Kind::near_miss:
+      return "near_miss";
+  }
+  return "";
+}
+
+PyRecord to_python(const Graph& graph, const Record& record) {
+  const graph::Node& node = graph[record.node];
+  return {record.rule, name_of(record.kind), node.name,     node.module_path,
+          node.source, record.detail,        record.reason, record.num_nodes};
+}
+
+PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict) {
+  rewrite::EngineOptions options;
+  options.disable = std::move(disable);
+  options.strict = strict;
+  const RewriteResult result = rewrite::rewrite(graph, rewrite::all_rules(), options);
+  PyResult converted;
+  for (const Edit& edit : result.edits) converted.edits.push_back(to_python(graph, edit));
+  for (const Record& record : result.records) converted.records.push_back(to_python(graph, record));
+  converted.errors = result.errors;
+  return converted;
+}
+
+std::vector<std::string> rule_names() {
+  std::vector<std::string> result;
+  for (const rewrite::Rule& rule : rewrite::all_rules()) result.push_back(rule.name());
+  return result;
+}
+
+void register_values(py::module_& module) {
+  py::class_<NodeName>(module, "NodeName").def_readonly("name", &NodeName::name).def("__repr__", [](const NodeName& n) {
+    return "%" + n.name;
+  });
+  py::class_<DTypeName>(module, "DTypeName")
+      .def_readonly("name", &DTypeName::name)
+      .def("__repr__", [](const DTypeName& d) { return d.name; });
+  py::class_<PyExpr>(module, "Expr")
+      .def_readonly("op", &PyExpr::op)
+      .def_readonly("args", &PyExpr::args)
+      .def_readonly("kwargs", &PyExpr::kwargs);
+}
+
+}  // namespace
+
+void register_rewrite(py::module_& module) {
+  register_values(module);
+  py::class_<PyEdit>(module, "Edit")
+      .def_readonly("rule", &PyEdit::rule)
+      .def_readonly("record", &PyEdit::record)
+      .def_readonly("anchor", &PyEdit::anchor)
+      .def_readonly("call", &PyEdit::call)
+      .def_readonly("results", &PyEdit::results)
+      .def_readonly("interior", &PyEdit::interior);
+  py::class_<PyRecord>(module, "Record")
+      .def_readonly("rule", &PyRecord::rule)
+      .def_readonly("kind", &PyRecord::kind)
+      .def_readonly("node", &PyRecord::node)
+      .def_readonly("module_path", &PyRecord::module_path)
+      .def_readonly("source", &PyRecord::source)
+      .def_readonly("detail", &PyRecord::detail)
+      .def_readonly("reason", &PyRecord::reason)
+      .def_readonly("nodes", &PyRecord::nodes);
+  py::class_<PyResult>(module, "RewriteResult")
+      .def_readonly("edits", &PyResult::edits)
+      .def_readonly("records", &PyResult::records)
+      .def_readonly("errors", &PyResult::errors);
+  module.def("rule_names", &rule_names, "Names of the rules, in alphabetical order.");
+  module.def("rewrite", &rewrite_graph, py::arg("graph"), py::kw_only(),
+             py::arg("disable") = std::vector<std::string>{}, py::arg("strict") = false,
+             "Matches every rule over `graph` and returns the edits and the records of the report.\n\n"
+             "Nothing is changed. `disable` names rules to leave out. With `strict` an exception inside a rule is\n"
+             "raised; otherwise it is listed in `errors` and that rule rewrites nothing.");
+}
+
+}  // namespace liger::bindings
