@@ -18,8 +18,7 @@ Rule cross_entropy() {
       .replace([=](const Match& m) {
         Expr call{"liger::cross_entropy", {m(logits), m(target)}, {}};
         add_cross_entropy_attributes(call, m, loss);
-        return Replacement{call,
-                           "cross_entropy, " + reduction_of(m, loss) + ", logits " + graph::print(m.tensor(logits))};
+        return Replacement{call, "cross_entropy, " + reduction_of(m, loss) + ", logits " + brief(m.tensor(logits))};
       });
 }
 

@@ -80,8 +80,7 @@ Rule glu() {
         } else {
           call.kwarg("activation", name);
         }
-        return Replacement{call,
-                           name + " glu" + (is_packed(m) ? ", packed, " : ", ") + graph::print(*m.root_node().tensor)};
+        return Replacement{call, name + " glu" + (is_packed(m) ? ", packed, " : ", ") + brief(*m.root_node().tensor)};
       });
 }
 

@@ -114,6 +114,8 @@ Rule linear_cross_entropy() {
     for (const Pattern& number : {divisor, factor, softcap, z_weight}) {
       if (m.has(number) && !m.literal(number)) return because("the " + number->name + " is not a literal number");
     }
+    if (m.has(capped) && *m.literal(softcap) <= 0) return because("the softcap is not positive");
+    if (m.has(divided) && *m.literal(divisor) == 0) return because("the logits are divided by 0");
     if (!m.has(with_z)) return ok();
     const std::string needed = m.has(mean_z) ? "mean" : "sum";
     if (reduction_of(m, loss) == needed) return ok();
@@ -154,7 +156,7 @@ Rule linear_cross_entropy() {
         if (m.has(capped)) call.kwarg("softcap", *m.literal(softcap));
         if (m.has(with_z)) call.kwarg("z_loss", *m.literal(z_weight));
         const std::string detail = "linear_cross_entropy, " + reduction_of(m, loss) + ", hidden states " +
-                                   graph::print(m.tensor(hidden_states)) + ", vocab " + m.tensor(weight).shape[0].str();
+                                   brief(m.tensor(hidden_states)) + ", vocab " + m.tensor(weight).shape[0].str();
         return Replacement{call, detail + (keeps_logits ? ", keeps logits" : ""), keeps_logits ? 0 : kOnlyResult};
       });
 }

@@ -16,7 +16,7 @@ Verdict adds_two_alike(const Candidate& candidate) {
 }
 
 std::string detail_of(const Match& match, bool fused_add, const Pattern& input) {
-  return std::string(fused_add ? "rms_norm + residual add, " : "rms_norm, ") + graph::print(match.tensor(input));
+  return std::string(fused_add ? "rms_norm + residual add, " : "rms_norm, ") + brief(match.tensor(input));
 }
 
 }  // namespace

@@ -90,7 +90,7 @@ Rule rope() {
                       if (becomes_contiguous(query, x)) call.kwarg("contiguous_query", true);
                       if (becomes_contiguous(key, x)) call.kwarg("contiguous_key", true);
                       const std::string detail =
-                          "rope, query " + graph::print(query.tensor(x)) + ", key " + graph::print(key.tensor(x));
+                          "rope, query " + brief(query.tensor(x)) + ", key " + brief(key.tensor(x));
                       return Replacement{call, detail};
                     });
 }

@@ -17,6 +17,13 @@ inline bool has_kernel_dtype(const graph::TensorMeta& meta) {
 
 inline std::string dtype_name(const graph::TensorMeta& meta) { return std::string(graph::name_of(meta.dtype)); }
 
+// "bfloat16[2, 16, 64]", for the report: strides say nothing to its reader.
+inline std::string brief(const graph::TensorMeta& meta) {
+  graph::TensorMeta contiguous = meta;
+  contiguous.strides = graph::contiguous_strides(meta.shape);
+  return graph::print(contiguous);
+}
+
 inline Verdict require_kernel_dtype(const graph::Node& node) {
   if (has_kernel_dtype(*node.tensor)) return ok();
   return because("%" + node.name + " is " + dtype_name(*node.tensor) +

@@ -175,11 +175,16 @@ class Run {
       return a.site.operations.size() > b.site.operations.size();
     });
     std::vector<Proposal*> chosen;
+    std::set<NodeId> taken_exclusively;
     for (Proposal& proposal : proposals_) {
       const auto& operations = proposal.site.operations;
-      const bool free = std::none_of(operations.begin(), operations.end(), [&](NodeId id) { return taken_.count(id); });
-      if (!free) continue;
+      const std::vector<NodeId> exclusive = exclusive_operations(proposal.site);
+      const auto any_in = [](const std::vector<NodeId>& ids, const std::set<NodeId>& set) {
+        return std::any_of(ids.begin(), ids.end(), [&](NodeId id) { return set.count(id) > 0; });
+      };
+      if (any_in(exclusive, taken_) || any_in(operations, taken_exclusively)) continue;
       taken_.insert(operations.begin(), operations.end());
+      taken_exclusively.insert(exclusive.begin(), exclusive.end());
       chosen.push_back(&proposal);
     }
     std::sort(chosen.begin(), chosen.end(),
@@ -196,8 +201,9 @@ class Run {
               std::move(replacement.call), site.results,           site.interior()};
     if (proposal.matches.size() == 1) edit.results.front().output = replacement.root_output;
     result_.edits.push_back(std::move(edit));
+    const NodeId root = proposal.matches.back().root();  // where the model's own code computes it
     result_.records.push_back(
-        {Record::Kind::rewritten, proposal.rule->name(), site.anchor, replacement.detail, "", site.interior().size()});
+        {Record::Kind::rewritten, proposal.rule->name(), root, replacement.detail, "", site.interior().size()});
   }
 
   // One record for each place: the deepest refusal, and none where a rewrite took the place after all.

@@ -59,7 +59,8 @@ bool Matcher::finish() {
 
 void Matcher::note_distinctive() {
   const auto bound = distinctive_ == nullptr ? bindings_.end() : bindings_.find(distinctive_->key());
-  if (bound != bindings_.end() && outcome_.distinctive == graph::kNoNode) outcome_.distinctive = bound->second.value.node;
+  if (bound != bindings_.end() && outcome_.distinctive == graph::kNoNode)
+    outcome_.distinctive = bound->second.value.node;
 }
 
 bool Matcher::out_of_steps() {
@@ -137,8 +138,8 @@ bool Matcher::match_bound(const Pattern& pattern, const Match::Binding& bound, c
   if (same_value(bound.value, value)) return next();
   // Lossless up-casts of the same inner value are that value, however often they are written; a chain of anything else
   // (a rounding, a slice) is a value of its own.
-  const auto inner = pattern->kind == Pattern::Kind::through ? bindings_.find(pattern->children.front().key())
-                                                             : bindings_.end();
+  const auto inner =
+      pattern->kind == Pattern::Kind::through ? bindings_.find(pattern->children.front().key()) : bindings_.end();
   if (inner != bindings_.end() && value.is_node() && only_widens(bound.path)) {
     std::vector<NodeId> path;
     Operand behind = value;

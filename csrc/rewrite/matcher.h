@@ -23,10 +23,9 @@ struct Failure {
 
 class Matcher {
  public:
-  // Called with each structurally complete match; counts the checks that it passed. Returning a refusal makes the search
-  // go on.
-  using Accept =
-      std::function<Verdict(const Match&, const std::vector<NodeId>& matched, std::size_t& checks_passed)>;
+  // Called with each structurally complete match; counts the checks that it passed. Returning a refusal makes the
+  // search go on.
+  using Accept = std::function<Verdict(const Match&, const std::vector<NodeId>& matched, std::size_t& checks_passed)>;
 
   Matcher(const CanonicalGraph& view, Pattern root, const Pattern* distinctive, std::size_t step_budget);
 

@@ -231,6 +231,14 @@ Site make_site(const std::vector<Match>& matches, const std::vector<std::vector<
   return site;
 }
 
+std::vector<NodeId> exclusive_operations(const Site& site) {
+  std::vector<NodeId> exclusive;
+  for (NodeId id : site.operations) {
+    if (is_result(site, id) || !may_stay(site, id)) exclusive.push_back(id);
+  }
+  return exclusive;
+}
+
 Verdict check_site(const Site& site) {
   for (const auto& check : {check_escapes, check_regions, check_mutations, check_order}) {
     if (const Verdict verdict = check(site); !verdict) return verdict;

@@ -27,6 +27,9 @@ Site make_site(const std::vector<Match>& matches, const std::vector<std::vector<
 // inside the site, and where an output would be used before the call that makes it.
 Verdict check_site(const Site& site);
 
+// The operations without casts and views of what the site only reads: those may stay, so several sites can share them.
+std::vector<NodeId> exclusive_operations(const Site& site);
+
 // The same node, or the same view taken twice of the same value, which nothing writes to in between.
 bool same_view(const CanonicalGraph& view, NodeId a, NodeId b);
 
