@@ -37,9 +37,10 @@ void register_graph(py::module_& module) {
       .def("__str__", &text_of)
       .def("__len__", [](const Graph& graph) { return graph.nodes.size(); })
       .def_property_readonly("node_names", &node_names, "Names of the nodes, in program order.");
-  module.def("import_graph", &import_graph, py::arg("graph_module"),
-             "Reads the nodes of a torch.fx.GraphModule: targets, arguments, `example_value`, module path, source line.\n\n"
-             "What it cannot read becomes opaque; it raises only where `graph_module` has no FX graph.");
+  module.def(
+      "import_graph", &import_graph, py::arg("graph_module"),
+      "Reads the nodes of a torch.fx.GraphModule: targets, arguments, `example_value`, module path, source line.\n\n"
+      "What it cannot read becomes opaque; it raises only where `graph_module` has no FX graph.");
   module.def("parse_graph", &graph::parse, py::arg("text"),
              "Reads the text form. Raises ValueError with the line number and what was expected.");
   module.def("print_graph", &text_of, py::arg("graph"), "The text form, as str(graph).");

@@ -55,9 +55,10 @@ std::string description(py::handle object) {
 
 // Names and types that the walk compares with, looked up once per import.
 struct Names {
-  py::str args{"args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"}, expr{"expr"}, kwargs{"kwargs"},
-      meta{"meta"}, name{"name"}, node{"node"}, nn_module_stack{"nn_module_stack"}, op{"op"},
-      requires_grad{"requires_grad"}, shape{"shape"}, stack_trace{"stack_trace"}, stride{"stride"}, target{"target"};
+  py::str args{"args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"}, expr{"expr"},
+      kwargs{"kwargs"}, layout{"layout"}, meta{"meta"}, name{"name"}, node{"node"}, nn_module_stack{"nn_module_stack"},
+      op{"op"}, requires_grad{"requires_grad"}, shape{"shape"}, stack_trace{"stack_trace"}, stride{"stride"},
+      target{"target"};
 };
 
 struct Types {
@@ -67,6 +68,7 @@ struct Types {
   py::object parameter = torch.attr("nn").attr("Parameter");
   py::object tensor = torch.attr("Tensor"), sym_int = torch.attr("SymInt"), dtype = torch.attr("dtype"),
              device = torch.attr("device"), memory_format = torch.attr("memory_format"), layout = torch.attr("layout");
+  py::object strided = torch.attr("strided");
 
   static bool is(py::handle object, const py::object& type) {
     return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type.ptr();
@@ -224,8 +226,8 @@ class Importer {
 
   // Only these are printed: the text of anything else may be long or differ from run to run.
   Value opaque(py::handle object) const {
-    const bool is_plain = Types::is(object, types_.device) || Types::is(object, types_.memory_format) ||
-                          Types::is(object, types_.layout);
+    const bool is_plain =
+        Types::is(object, types_.device) || Types::is(object, types_.memory_format) || Types::is(object, types_.layout);
     return graph::Opaque{is_plain ? description(object) : std::string(Py_TYPE(object.ptr())->tp_name)};
   }
 
@@ -251,16 +253,17 @@ class Importer {
     }
   }
 
-  // Empty where something cannot be read: sparse tensors have no strides.
+  // Empty where something cannot be read, and for sparse tensors.
   std::optional<TensorMeta> tensor(py::handle example) {
     TensorMeta meta;
     const py::object dtype_object = attribute(example, names_.dtype), device = attribute(example, names_.device);
-    const py::object grad = attribute(example, names_.requires_grad);
-    if (!dtype_object || !device || !grad) return std::nullopt;
+    const py::object grad = attribute(example, names_.requires_grad), layout = attribute(example, names_.layout);
+    if (!dtype_object || !device || !grad || !layout || !layout.is(types_.strided)) return std::nullopt;
     meta.dtype = dtype(dtype_object);
     meta.device = device_name(device);
     meta.requires_grad = grad.ptr() == Py_True;
-    const auto strides = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(example.ptr(), names_.stride.ptr()));
+    const auto strides =
+        py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(example.ptr(), names_.stride.ptr()));
     if (!strides) PyErr_Clear();
     if (!sizes(attribute(example, names_.shape), meta.shape) || !sizes(strides, meta.strides)) return std::nullopt;
     return meta;

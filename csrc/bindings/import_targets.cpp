@@ -20,8 +20,8 @@ std::string text_attribute(py::handle object, const char* name) {
 // The parser reads a target up to its parenthesis.
 std::string printable(std::string name) {
   for (char& c : name) {
-    const bool fits = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '.' || c == ':' ||
-                      c == '<' || c == '>';
+    const bool fits =
+        std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '.' || c == ':' || c == '<' || c == '>';
     if (!fits) c = '_';
   }
   return name;
@@ -42,7 +42,8 @@ std::string function_name(py::handle target) {
   const std::string module = text_attribute(target, "__module__");
   if (type_name(target) == "method_descriptor") return "torch.Tensor." + name;
   constexpr std::string_view special = "special_";
-  if (module == "torch._C._special" && starts_with(name, special)) return "torch.special." + name.substr(special.size());
+  if (module == "torch._C._special" && starts_with(name, special))
+    return "torch.special." + name.substr(special.size());
   // Functions of classes and closures keep their path; builtins have C++ names there.
   if (PyFunction_Check(target.ptr())) name = text_attribute(target, "__qualname__");
   return module.empty() ? name : public_module(module) + "." + name;
@@ -50,13 +51,14 @@ std::string function_name(py::handle target) {
 
 bool is_known_library(std::string_view name) {
   constexpr std::array<std::string_view, 5> libraries = {"torch.", "operator.", "builtins.", "math.", "einops."};
-  return std::any_of(libraries.begin(), libraries.end(), [&](std::string_view prefix) { return starts_with(name, prefix); });
+  return std::any_of(libraries.begin(), libraries.end(),
+                     [&](std::string_view prefix) { return starts_with(name, prefix); });
 }
 
 // "aten::add.Tensor", "liger::rms_norm"
 TargetInfo op_overload(py::handle target) {
-  return {printable(target.attr("name")().cast<std::string>()),
-          target.attr("_schema").attr("is_mutable").cast<bool>(), false};
+  return {printable(target.attr("name")().cast<std::string>()), target.attr("_schema").attr("is_mutable").cast<bool>(),
+          false};
 }
 
 TargetInfo op_packet(py::handle target) {
@@ -97,7 +99,7 @@ const TargetInfo& TargetNames::of_function(py::handle target) {
 
 bool is_pure_module(py::handle module) {
   constexpr std::array<std::string_view, 17> pure = {
-      "Linear", "Embedding", "LayerNorm", "RMSNorm",  "SiLU",    "GELU",       "ReLU",    "Sigmoid", "Tanh",
+      "Linear",  "Embedding", "LayerNorm", "RMSNorm", "SiLU",      "GELU",       "ReLU",     "Sigmoid",         "Tanh",
       "Dropout", "Identity",  "Softmax",   "Flatten", "Unflatten", "LogSoftmax", "Bilinear", "CrossEntropyLoss"};
   const py::handle type = py::type::handle_of(module);
   if (!starts_with(text_attribute(type, "__module__"), "torch.nn.modules.")) return false;

@@ -10,8 +10,8 @@
 namespace liger::bindings {
 
 struct TargetInfo {
-  std::string name;       // "torch.rsqrt", "operator.add", "aten::add.Tensor", "liger::rms_norm", "package.function"
-  bool mutates = false;   // by its schema, or because nothing is known of it
+  std::string name;      // "torch.rsqrt", "operator.add", "aten::add.Tensor", "liger::rms_norm", "package.function"
+  bool mutates = false;  // by its schema, or because nothing is known of it
   bool is_higher_order = false;
 };
 

@@ -80,10 +80,11 @@ struct Attribute {
 struct CanonicalNode {
   Op op = Op::opaque;
   std::vector<Operand> operands;
-  std::vector<std::int64_t> dims;     // reduction dims, permutation, concat dim; never negative
-  std::vector<SymInt> bounds;         // of slice and select
-  bool keepdim = false;               // of reductions
-  std::vector<Attribute> attributes;  // "approximate" of gelu, "eps", "reduction", ...; numbers as the op's type has them
+  std::vector<std::int64_t> dims;  // reduction dims, permutation, concat dim; never negative
+  std::vector<SymInt> bounds;      // of slice and select
+  bool keepdim = false;            // of reductions
+  std::vector<Attribute>
+      attributes;  // "approximate" of gelu, "eps", "reduction", ...; numbers as the op's type has them
 
   const Value* attribute(std::string_view name) const;  // null where there is none
 };

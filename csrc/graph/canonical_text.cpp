@@ -43,7 +43,8 @@ std::string print(const CanonicalGraph& graph, NodeId id) {
   }
   const auto dim_text = [](std::int64_t dim) { return std::to_string(dim); };
   if (!node.dims.empty()) text = join(text, "dims=" + bracketed(node.dims, dim_text));
-  if (!node.bounds.empty()) text = join(text, "bounds=" + bracketed(node.bounds, [](const SymInt& b) { return b.str(); }));
+  if (!node.bounds.empty())
+    text = join(text, "bounds=" + bracketed(node.bounds, [](const SymInt& b) { return b.str(); }));
   if (node.keepdim) text = join(text, "keepdim");
   for (const Attribute& attribute : node.attributes) {
     text = join(text, std::string(attribute.name) + "=" + print(graph.graph(), attribute.value));

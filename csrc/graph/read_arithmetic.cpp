@@ -83,9 +83,7 @@ bool read_square(Reading& reading) {
 }
 
 // torch.max(x, y) of two tensors; torch.max(x, dim) is something else.
-bool read_extremum(Reading& reading) {
-  return reading.push_tensor(0) && reading.push_tensor(1) && reading.done();
-}
+bool read_extremum(Reading& reading) { return reading.push_tensor(0) && reading.push_tensor(1) && reading.done(); }
 
 bool is_boolean(const Reading& reading, std::size_t parameter) {
   const TensorMeta* tensor = reading.tensor_at(parameter);
@@ -104,9 +102,7 @@ bool read_logical_not(Reading& reading) {
   return read_unary(reading);
 }
 
-bool read_compare(Reading& reading) {
-  return reading.result().dtype == DType::boolean && read_binary(reading);
-}
+bool read_compare(Reading& reading) { return reading.result().dtype == DType::boolean && read_binary(reading); }
 
 bool read_clamp(Reading& reading) {
   if (!reading.is_given(1) && !reading.is_given(2)) return false;
@@ -114,7 +110,8 @@ bool read_clamp(Reading& reading) {
 }
 
 bool read_clamp_max(Reading& reading) {
-  return reading.is_given(1) && reading.push_tensor(0) && reading.push_value(nullptr) && reading.push(1) && reading.done();
+  return reading.is_given(1) && reading.push_tensor(0) && reading.push_value(nullptr) && reading.push(1) &&
+         reading.done();
 }
 
 bool push_where(Reading& reading, std::size_t condition, std::size_t chosen, std::size_t other) {
@@ -124,9 +121,9 @@ bool push_where(Reading& reading, std::size_t condition, std::size_t chosen, std
   return reading.push(condition) && reading.push(chosen) && reading.push(other) && reading.done();
 }
 
-bool read_where(Reading& reading) { return push_where(reading, 0, 1, 2); }             // condition, input, other
-bool read_where_method(Reading& reading) { return push_where(reading, 1, 0, 2); }      // input, condition, other
-bool read_masked_fill(Reading& reading) { return push_where(reading, 1, 2, 0); }       // input, mask, value
+bool read_where(Reading& reading) { return push_where(reading, 0, 1, 2); }         // condition, input, other
+bool read_where_method(Reading& reading) { return push_where(reading, 1, 0, 2); }  // input, condition, other
+bool read_masked_fill(Reading& reading) { return push_where(reading, 1, 2, 0); }   // input, mask, value
 
 constexpr Spelling kSpellings[] = {
     {"operator.add torch.add .add .__add__ .__radd__", "input other * alpha", read_add, Op::add},

@@ -167,9 +167,7 @@ bool push_embedding(Reading& reading, std::size_t indices, std::size_t weight, s
 }
 
 // input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse; norm_type belongs to max_norm
-bool read_functional_embedding(Reading& reading) {
-  return !reading.is_given(3) && push_embedding(reading, 0, 1, 2, 5);
-}
+bool read_functional_embedding(Reading& reading) { return !reading.is_given(3) && push_embedding(reading, 0, 1, 2, 5); }
 // weight, input, padding_idx, scale_grad_by_freq, sparse
 bool read_embedding(Reading& reading) { return push_embedding(reading, 1, 0, 2, 3); }
 
@@ -224,8 +222,8 @@ constexpr Spelling kSpellings[] = {
      read_cross_entropy_loss, Op::cross_entropy},
     {"torch.nn.functional.nll_loss", "input target weight size_average ignore_index reduce reduction", read_nll_loss,
      Op::nll_loss},
-    {"F.embedding", "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse",
-     read_functional_embedding, Op::embedding},
+    {"F.embedding", "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse", read_functional_embedding,
+     Op::embedding},
     {"torch.embedding", "weight input/indices padding_idx scale_grad_by_freq sparse", read_embedding, Op::embedding},
     {"torch.gather .gather", "input dim index * sparse_grad", read_gather, Op::gather},
     {"F.pad", "input pad mode value", read_functional_pad, Op::pad, Aliasing::first},

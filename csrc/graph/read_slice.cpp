@@ -19,8 +19,8 @@ struct Part {
 };
 
 struct Index {
-  bool new_dims = false;          // None
-  std::vector<Part> parts;        // slices that are not full, and single indices
+  bool new_dims = false;              // None
+  std::vector<Part> parts;            // slices that are not full, and single indices
   std::vector<const Value*> tensors;  // index tensors, on the leading dims
 };
 

@@ -1,4 +1,5 @@
-// What a canonicaliser sees: one node with its arguments bound to the parameters of its spelling. Internal to csrc/graph.
+// What a canonicaliser sees: one node with its arguments bound to the parameters of its spelling. Internal to
+// csrc/graph.
 #pragma once
 
 #include <array>
@@ -22,9 +23,10 @@ class Reading;
 using Reader = bool (*)(Reading&);
 
 struct Spelling {
-  std::string_view names;       // "operator.add torch.add .add F.add": a dot is a method, "F." the two homes of torch.nn
-  std::string_view parameters;  // "input dim/axis * dtype": "/" an alias, "*" keyword-only from here, "sizes..." variadic
-  Reader reader = nullptr;      // null: opaque, listed for its aliasing alone
+  std::string_view names;  // "operator.add torch.add .add F.add": a dot is a method, "F." the two homes of torch.nn
+  std::string_view
+      parameters;           // "input dim/axis * dtype": "/" an alias, "*" keyword-only from here, "sizes..." variadic
+  Reader reader = nullptr;  // null: opaque, listed for its aliasing alone
   Op op = Op::opaque;
   Aliasing aliasing = Aliasing::fresh;
   bool makes_tensor = true;  // false: the result is a number or nothing
@@ -113,7 +115,7 @@ class Reading {
 };
 
 std::optional<std::int64_t> integer_of(const Graph& graph, const Value& value);  // also of a node of known size
-std::optional<double> number_of(const Value& value);                            // int or float literal, not bool
+std::optional<double> number_of(const Value& value);                             // int or float literal, not bool
 std::optional<std::int64_t> normalized_dim(std::int64_t dim, std::size_t rank);
 const TensorMeta* tensor_of(const Graph& graph, const Value& value);
 // A list or tuple of values, or one value.

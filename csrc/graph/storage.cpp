@@ -84,7 +84,8 @@ Writes writes_of(const Graph& graph, const Node& node, bool known) {
     return node.args.empty() ? Writes::all : Writes::first;
   }
   if (node.kind != NodeKind::call_function) return Writes::nothing;
-  if (is_in_place_operator(node.target)) {
+  if (starts_with(node.target, "operator.")) {  // "operator.and_" writes nothing
+    if (!is_in_place_operator(node.target)) return Writes::nothing;
     const auto* first = node.args.empty() ? nullptr : std::get_if<NodeRef>(&node.args[0]);
     const bool is_number = first != nullptr && graph[first->id].size.has_value();
     return is_number ? Writes::nothing : Writes::first;
@@ -97,10 +98,10 @@ Writes writes_of(const Graph& graph, const Node& node, bool known) {
 // In-place methods without an out-of-place row that return their first argument and keep its storage.
 bool keeps_storage(const Node& node) {
   constexpr std::array<std::string_view, 22> names = {
-      "copy_",        "zero_",       "fill_",     "masked_fill_",  "masked_scatter_", "index_copy_",
-      "index_add_",   "index_fill_", "scatter_",  "scatter_add_",  "index_put_",      "clamp_",
-      "clamp_min_",   "clamp_max_",  "lerp_",     "addcmul_",      "addcdiv_",        "normal_",
-      "uniform_",     "bernoulli_",  "random_",   "requires_grad_"};
+      "copy_",      "zero_",       "fill_",    "masked_fill_",  "masked_scatter_", "index_copy_",
+      "index_add_", "index_fill_", "scatter_", "scatter_add_",  "index_put_",      "clamp_",
+      "clamp_min_", "clamp_max_",  "lerp_",    "addcmul_",      "addcdiv_",        "normal_",
+      "uniform_",   "bernoulli_",  "random_",  "requires_grad_"};
   const std::string_view name = last_component(node.target);
   if (contains(names, name) || is_in_place_operator(node.target)) return true;
   Node out_of_place;
@@ -123,7 +124,7 @@ Effect effect_of(const Graph& graph, const Node& node) {
   if (node.mutates && effect.writes == Writes::nothing && effect.outputs.empty()) effect.writes = Writes::all;
   if (effect.writes == Writes::first) {
     effect.aliasing = signature != nullptr || keeps_storage(node) ? Aliasing::first : Aliasing::all;
-  } else if (signature != nullptr && effect.writes == Writes::nothing && effect.outputs.empty()) {
+  } else if (signature != nullptr && effect.writes == Writes::nothing) {
     effect.aliasing = signature->spelling->aliasing;
   }
   return effect;
@@ -161,6 +162,7 @@ class StorageFinder {
  private:
   void join_inputs(const Node& node, const Effect& effect) {
     if (node.kind == NodeKind::get_attr) return join_attribute(node);
+    for (NodeId output : effect.outputs) join(node.id, output);
     if (node.size || effect.aliasing == Aliasing::fresh) return;
     if (effect.aliasing == Aliasing::first_cast && changes_dtype(graph_, node)) return;
     const bool first = effect.aliasing != Aliasing::all && !node.args.empty();

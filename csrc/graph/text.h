@@ -14,8 +14,8 @@
 //   return (%h, %two)
 //
 // Numbers are Python's: 1 is an int, 1.0 a float. Lines that start with "//" or "#", and what follows " //" on a line,
-// are comments. A symbolic size is an expression in sympy's spelling: [s0, s0*s1, 64]. A source without a module path is
-// written after "@ -".
+// are comments. A symbolic size is an expression in sympy's spelling: [s0, s0*s1, 64]. A source without a module path
+// is written after "@ -".
 #pragma once
 
 #include <string>

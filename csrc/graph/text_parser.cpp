@@ -14,8 +14,7 @@ constexpr int kMaxNesting = 64;
 // One line of text, read from left to right.
 class LineParser {
  public:
-  LineParser(std::string_view line, int number,
-             const std::unordered_map<std::string, NodeId>& names)
+  LineParser(std::string_view line, int number, const std::unordered_map<std::string, NodeId>& names)
       : text_(line), number_(number), names_(names) {}
 
   Node node() {
