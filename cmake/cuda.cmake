@@ -31,4 +31,14 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
+
+# cuBLAS from the toolkit, or where that has none from the packages that torch depends on.
+if(NOT TARGET CUDA::cublas)
+  set(cuda_packages ${LIGER_TORCH_DIR}/../nvidia/cu${CUDAToolkit_VERSION_MAJOR})
+  find_path(LIGER_CUBLAS_INCLUDE_DIR cublas_v2.h HINTS ${cuda_packages}/include REQUIRED)
+  find_library(LIGER_CUBLAS NAMES libcublas.so.${CUDAToolkit_VERSION_MAJOR} HINTS ${cuda_packages}/lib REQUIRED)
+  add_library(CUDA::cublas SHARED IMPORTED)
+  set_target_properties(
+    CUDA::cublas PROPERTIES IMPORTED_LOCATION ${LIGER_CUBLAS} INTERFACE_INCLUDE_DIRECTORIES ${LIGER_CUBLAS_INCLUDE_DIR})
+endif()
 message(STATUS "CUDA ops: built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${LIGER_CUDA_ARCHITECTURES}")

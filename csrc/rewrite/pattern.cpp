@@ -1,7 +1,7 @@
 #include "rewrite/pattern.h"
 
 #include <algorithm>
-#include <sstream>
+#include <cstdio>
 
 namespace liger::rewrite {
 
@@ -31,9 +31,9 @@ Pattern Pattern::as_output(int index) const {
 namespace {
 
 std::string number_text(double value) {
-  std::ostringstream text;
-  text << value;
-  return text.str();
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
 }
 
 std::string joined(const std::vector<Pattern>& patterns, std::string_view separator) {
