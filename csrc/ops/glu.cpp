@@ -1,0 +1,155 @@
+// glu and glu_packed: gated linear units and their gradients.
+#include "kernels/glu/glu.h"
+
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "ops/check.h"
+#include "ops/device.h"
+
+namespace liger::ops {
+
+namespace {
+
+kernels::Activation parse_activation(const char* op, const std::string& text) {
+  if (text == "silu") return kernels::Activation::silu;
+  if (text == "gelu") return kernels::Activation::gelu;
+  require(text == "gelu_tanh", Argument{op, "activation"}, " must be \"silu\", \"gelu\" or \"gelu_tanh\", got \"", text,
+          "\"");
+  return kernels::Activation::gelu_tanh;
+}
+
+void require_like(const char* op, const char* name, const Tensor& tensor, const char* like_name, const Tensor& like,
+                  const Shape& shape) {
+  const Argument argument{op, name};
+  require_same_device(argument, tensor, {op, like_name}, like);
+  require_dtype(argument, tensor, like.scalar_type());
+  require_shape(argument, tensor, shape);
+}
+
+void check_pair(const char* op, const Tensor& gate, const Tensor& up) {
+  require_min_rank({op, "gate"}, gate, 1);
+  kernel_dtype({op, "gate"}, gate);
+  require_like(op, "up", up, "gate", gate, shape_of(gate));
+}
+
+// The shape of what a packed tensor's halves make: [..., width] of [..., 2 * width].
+Shape checked_half_shape(const char* op, const Tensor& gate_up) {
+  const Argument argument{op, "gate_up"};
+  require_min_rank(argument, gate_up, 1);
+  kernel_dtype(argument, gate_up);
+  Shape shape = shape_of(gate_up);
+  require(shape.back() % 2 == 0, argument, " must have an even last dimension, got shape ", text_of(shape));
+  shape.back() /= 2;
+  return shape;
+}
+
+// Half 0 or 1 of rows of packed data.
+template <typename Data>
+Data* half_of(Data* data, std::int64_t half, std::int64_t width, kernels::ScalarType dtype) {
+  using Byte = std::conditional_t<std::is_const_v<Data>, const char, char>;
+  return static_cast<Byte*>(data) + half * width * kernels::size_of(dtype);
+}
+
+Tensor glu(const Tensor& gate, const Tensor& up, const Text& activation) {
+  constexpr const char* kOp = "glu";
+  check_pair(kOp, gate, up);
+  kernels::GluArgs args;
+  args.activation = parse_activation(kOp, activation.value);
+  args.dtype = kernel_dtype({kOp, "gate"}, gate);
+  const DeviceScope scope(gate);
+  const RowView gates = row_view(gate), ups = row_view(up);
+  Tensor out = new_empty(gate, shape_of(gate));
+  args.gate = gates.data();
+  args.up = ups.data();
+  args.out = out.mutable_data_ptr();
+  args.rows = gates.rows;
+  args.width = gates.width;
+  args.gate_stride = gates.stride;
+  args.up_stride = ups.stride;
+  args.out_stride = gates.width;
+  require_ok(kOp, kernels::glu_forward(args, scope.context()));
+  return out;
+}
+
+std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                        const Text& activation) {
+  constexpr const char* kOp = "glu_backward";
+  check_pair(kOp, gate, up);
+  require_like(kOp, "grad_out", grad_out, "gate", gate, shape_of(gate));
+  kernels::GluBackwardArgs args;
+  args.activation = parse_activation(kOp, activation.value);
+  args.dtype = kernel_dtype({kOp, "gate"}, gate);
+  const DeviceScope scope(gate);
+  const RowView grads = row_view(grad_out), gates = row_view(gate), ups = row_view(up);
+  Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
+  args.grad_out = grads.data();
+  args.gate = gates.data();
+  args.up = ups.data();
+  args.grad_gate = grad_gate.mutable_data_ptr();
+  args.grad_up = grad_up.mutable_data_ptr();
+  args.rows = gates.rows;
+  args.width = gates.width;
+  args.grad_out_stride = grads.stride;
+  args.gate_stride = gates.stride;
+  args.up_stride = ups.stride;
+  args.grad_gate_stride = args.grad_up_stride = gates.width;
+  require_ok(kOp, kernels::glu_backward(args, scope.context()));
+  return {grad_gate, grad_up};
+}
+
+Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first) {
+  constexpr const char* kOp = "glu_packed";
+  const Shape shape = checked_half_shape(kOp, gate_up);
+  kernels::GluArgs args;
+  args.activation = parse_activation(kOp, activation.value);
+  args.dtype = kernel_dtype({kOp, "gate_up"}, gate_up);
+  const DeviceScope scope(gate_up);
+  const RowView packed = row_view(gate_up);
+  Tensor out = new_empty(gate_up, shape);
+  args.rows = packed.rows;
+  args.width = shape.back();
+  args.gate = half_of(packed.data(), gate_first ? 0 : 1, args.width, args.dtype);
+  args.up = half_of(packed.data(), gate_first ? 1 : 0, args.width, args.dtype);
+  args.out = out.mutable_data_ptr();
+  args.gate_stride = args.up_stride = packed.stride;
+  args.out_stride = args.width;
+  require_ok(kOp, kernels::glu_forward(args, scope.context()));
+  return out;
+}
+
+Tensor glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const Text& activation, bool gate_first) {
+  constexpr const char* kOp = "glu_packed_backward";
+  const Shape shape = checked_half_shape(kOp, gate_up);
+  require_like(kOp, "grad_out", grad_out, "gate_up", gate_up, shape);
+  kernels::GluBackwardArgs args;
+  args.activation = parse_activation(kOp, activation.value);
+  args.dtype = kernel_dtype({kOp, "gate_up"}, gate_up);
+  const DeviceScope scope(gate_up);
+  const RowView grads = row_view(grad_out), packed = row_view(gate_up);
+  Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  args.rows = packed.rows;
+  args.width = shape.back();
+  args.grad_out = grads.data();
+  args.gate = half_of(packed.data(), gate_first ? 0 : 1, args.width, args.dtype);
+  args.up = half_of(packed.data(), gate_first ? 1 : 0, args.width, args.dtype);
+  args.grad_gate = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 0 : 1, args.width, args.dtype);
+  args.grad_up = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 1 : 0, args.width, args.dtype);
+  args.grad_out_stride = grads.stride;
+  args.gate_stride = args.up_stride = packed.stride;
+  args.grad_gate_stride = args.grad_up_stride = packed.width;
+  require_ok(kOp, kernels::glu_backward(args, scope.context()));
+  return grad_gate_up;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
+  m.impl("glu", TORCH_BOX(&glu));
+  m.impl("glu_backward", TORCH_BOX(&glu_backward));
+  m.impl("glu_packed", TORCH_BOX(&glu_packed));
+  m.impl("glu_packed_backward", TORCH_BOX(&glu_packed_backward));
+}
+
+}  // namespace liger::ops
