@@ -1,0 +1,191 @@
+// What linear_cross_entropy works on: its checked arguments, how they are cut into chunks, and the sums of the chunks'
+// gradients.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+
+#include "ops/cross_entropy.h"
+#include "ops/matmul.h"
+
+namespace liger::ops {
+
+#if defined(LIGER_DEVICE_CUDA)
+inline constexpr bool kIsCpu = false;
+inline constexpr std::int64_t kChunkBytes = std::int64_t{512}
+                                            << 20;  // of logits; large enough to keep the products efficient
+inline constexpr std::int64_t kRowAlignment = 128;  // bytes, so that rows suit tensor cores and wide loads
+#else
+inline constexpr bool kIsCpu = true;
+inline constexpr std::int64_t kChunkBytes = std::int64_t{256} << 20;
+inline constexpr std::int64_t kRowAlignment = 1;
+#endif
+inline constexpr std::int64_t kRowMultiple = 128;  // rows of a product's tile
+
+inline std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Rows per chunk: as many as kChunkBytes hold, evened out over the chunks.
+inline std::int64_t chunk_size(std::int64_t tokens, std::int64_t row_bytes, std::int64_t requested) {
+  if (requested > 0) return std::min(requested, tokens);
+  std::int64_t limit = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
+  if (tokens <= limit) return tokens;
+  if (limit >= kRowMultiple) limit = limit / kRowMultiple * kRowMultiple;
+  const std::int64_t chunks = (tokens + limit - 1) / limit;
+  const std::int64_t rows = (tokens + chunks - 1) / chunks;
+  return limit >= kRowMultiple ? round_up(rows, kRowMultiple) : rows;
+}
+
+inline Tensor rows_of(const Tensor& matrix, std::int64_t first, std::int64_t count) {
+  Tensor handle = matrix;
+  return torch::stable::narrow(handle, 0, first, count);
+}
+
+inline Tensor as_matrix(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
+  const Shape shape{rows, columns};
+  return torch::stable::reshape(torch::stable::contiguous(tensor), {shape.data(), shape.size()});
+}
+
+// The checked arguments.
+struct Problem {
+  const char* op;
+  Tensor hidden;               // [tokens, hidden_size]
+  Tensor weight;               // [vocab, hidden_size]
+  std::optional<Tensor> bias;  // [vocab]
+  Tensor classes;              // [tokens]
+  CrossEntropyOptions options;
+  Shape hidden_shape;
+  Shape target_shape;
+  std::int64_t tokens;
+  std::int64_t hidden_size;
+  std::int64_t vocab;
+  kernels::ScalarType dtype;
+
+  TorchDtype torch_dtype() const { return hidden.scalar_type(); }
+  // logits: [rows, vocab], of the tokens from `first_row` on
+  void write_logits(Tensor& logits, std::int64_t first_row) const {
+    matmul_out(rows_of(hidden, first_row, logits.size(0)), transposed(weight), logits, bias);
+  }
+
+  kernels::CrossEntropyLogits logits_at(const Tensor& logits) const {
+    return {logits.const_data_ptr(), dtype, logits.stride(0), options.logit_scale, options.softcap, false};
+  }
+  std::int64_t chunk_rows(std::int64_t requested) const {
+    require(requested >= 0, Argument{op, "chunk_rows"}, " must not be negative, got ", requested);
+    return chunk_size(tokens, vocab * kernels::size_of(dtype), requested);
+  }
+  // Uninitialised logits of one chunk, [rows, vocab], in rows that start aligned.
+  Tensor chunk_buffer(std::int64_t rows) const {
+    const std::int64_t width = round_up(vocab, std::max<std::int64_t>(1, kRowAlignment / kernels::size_of(dtype)));
+    Tensor buffer = new_empty(hidden, Shape{rows, width});
+    return width == vocab ? buffer : torch::stable::narrow(buffer, 1, 0, vocab);
+  }
+};
+
+inline void check_dtypes(const char* op, const Tensor& hidden, const Tensor& weight,
+                         const std::optional<Tensor>& bias) {
+  require(weight.scalar_type() == hidden.scalar_type(), Argument{op, "weight"},
+          " must have the dtype of hidden_states (", text_of(hidden.scalar_type()), "), got ",
+          text_of(weight.scalar_type()));
+  require_same_device({op, "weight"}, weight, {op, "hidden_states"}, hidden);
+  if (!bias) return;
+  require(bias->scalar_type() == hidden.scalar_type(), Argument{op, "bias"}, " must have the dtype of hidden_states (",
+          text_of(hidden.scalar_type()), "), got ", text_of(bias->scalar_type()));
+  require_shape({op, "bias"}, *bias, {weight.size(0)});
+  require_same_device({op, "bias"}, *bias, {op, "hidden_states"}, hidden);
+}
+
+inline Problem make_problem(const char* op, const Tensor& hidden_states, const Tensor& weight, const Tensor& target,
+                            const std::optional<Tensor>& bias, const CrossEntropyOptions& options) {
+  const auto dtype = kernel_dtype({op, "hidden_states"}, hidden_states);
+  require_min_rank({op, "hidden_states"}, hidden_states, 1);
+  const std::int64_t hidden_size = hidden_states.size(hidden_states.dim() - 1);
+  require(weight.dim() == 2 && weight.size(1) == hidden_size && weight.size(0) > 0, Argument{op, "weight"},
+          " must have shape [vocab, ", hidden_size, "], got ", text_of(shape_of(weight)));
+  check_dtypes(op, hidden_states, weight, bias);
+  Shape leading = shape_of(hidden_states);
+  leading.pop_back();
+  std::int64_t tokens = 1;
+  for (const std::int64_t extent : leading) tokens *= extent;
+  const std::int64_t vocab = weight.size(0);
+  return {op,
+          as_matrix(hidden_states, tokens, hidden_size),
+          torch::stable::contiguous(weight),
+          bias ? std::optional<Tensor>(torch::stable::contiguous(*bias)) : std::nullopt,
+          checked_target(op, target, {op, "hidden_states"}, hidden_states, tokens, vocab, options),
+          options,
+          shape_of(hidden_states),
+          shape_of(target),
+          tokens,
+          hidden_size,
+          vocab,
+          dtype};
+}
+
+struct Needs {
+  bool hidden;
+  bool weight;
+  bool bias;
+  bool any() const { return hidden || weight || bias; }
+};
+
+// What the chunks' gradients of the logits add up to.
+class Gradients {
+ public:
+  Gradients(const Problem& problem, const Needs& needs, TorchDtype weight_dtype) : problem_(problem), needs_(needs) {
+    const Shape weight_shape{problem.vocab, problem.hidden_size};
+    hidden = new_empty(problem.hidden, needs.hidden ? problem.hidden_shape : Shape{0});
+    weight = make(needs.weight, weight_shape, weight_dtype);
+    bias = make(needs.bias, {problem.vocab}, TorchDtype::Float);
+    if (needs.hidden) hidden_rows_ = as_matrix(hidden, problem.tokens, problem.hidden_size);
+  }
+
+  // grad_logits: [rows, vocab], of the tokens from `first_row` on
+  void add(const Tensor& grad_logits, std::int64_t first_row, const DeviceScope& scope) {
+    const std::int64_t rows = grad_logits.size(0);
+    if (needs_.hidden) {
+      Tensor out = rows_of(*hidden_rows_, first_row, rows);
+      matmul_out(grad_logits, problem_.weight, out);
+    }
+    if (needs_.weight) add_weight(grad_logits, rows_of(problem_.hidden, first_row, rows), first_row > 0);
+    if (needs_.bias) add_bias(grad_logits, first_row > 0, scope);
+  }
+
+  Tensor hidden;
+  Tensor weight;
+  Tensor bias;  // float32
+
+ private:
+  Tensor make(bool needed, const Shape& shape, TorchDtype dtype) const {
+    if (!needed) return new_empty(problem_.hidden, Shape{0}, dtype);
+    return problem_.tokens == 0 ? new_zeros(problem_.hidden, shape, dtype) : new_empty(problem_.hidden, shape, dtype);
+  }
+
+  void add_weight(const Tensor& grad_logits, const Tensor& hidden_rows, bool accumulate) {
+    if (weight.numel() == 0) return;
+    const bool is_only_chunk = grad_logits.size(0) == problem_.tokens;
+    if (is_only_chunk && weight.scalar_type() == problem_.torch_dtype())
+      return matmul_out(transposed(grad_logits), hidden_rows, weight);
+    add_transposed_matmul(weight, grad_logits, hidden_rows, accumulate);
+  }
+
+  void add_bias(const Tensor& grad_logits, bool accumulate, const DeviceScope& scope) {
+    kernels::ColumnSumArgs args;
+    args.rows = grad_logits.size(0);
+    args.columns = problem_.vocab;
+    args.values = grad_logits.const_data_ptr();
+    args.dtype = problem_.dtype;
+    args.row_stride = grad_logits.stride(0);
+    args.accumulate = accumulate;
+    args.sums = static_cast<float*>(bias.mutable_data_ptr());
+    require_ok(problem_.op, kernels::column_sum(args, scope.context()));
+  }
+
+  const Problem& problem_;
+  Needs needs_;
+  std::optional<Tensor> hidden_rows_;
+};
+
+}  // namespace liger::ops

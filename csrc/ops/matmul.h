@@ -1,0 +1,104 @@
+// Matrix products for ops that are made of them: ATen's, through overloads that autocast leaves alone and that write
+// where they are told, and one that ATen's stable interface cannot express, which accumulates in float32. Calls of
+// addmm go through the shims of AOTInductor: the dispatcher's takes no Scalar (torch 2.11).
+#pragma once
+
+#include <array>
+
+#include "ops/check.h"
+#include "ops/stable.h"
+
+#if defined(LIGER_DEVICE_CUDA)
+#include <cublas_v2.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+#else
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#endif
+
+namespace liger::ops {
+
+// Autograd would refuse to write into given tensors.
+class NoGrad {
+ public:
+  NoGrad() : was_enabled_(aoti_torch_grad_mode_is_enabled()) { aoti_torch_grad_mode_set_enabled(false); }
+  ~NoGrad() { aoti_torch_grad_mode_set_enabled(was_enabled_); }
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  bool was_enabled_;
+};
+
+inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+inline Tensor as_dtype(const Tensor& tensor, TorchDtype dtype) {
+  return tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+}
+
+// out = add + a @ b, with add of out's shape or broadcast to it
+inline void aten_addmm_out(const Tensor& add, const Tensor& a, const Tensor& b, Tensor& out) {
+#if defined(LIGER_DEVICE_CUDA)
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), add.get(), a.get(), b.get(), 1.0, 1.0));
+#else
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), add.get(), a.get(), b.get(), 1.0, 1.0));
+#endif
+}
+
+// out = a @ b (+ bias)
+inline void aten_mm_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias) {
+  if (bias) return aten_addmm_out(*bias, a, b, out);
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                    torch::stable::detail::from(out)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);  // a second handle of out
+}
+
+#if defined(LIGER_DEVICE_CUDA)
+
+// out = a @ b (+ bias)
+inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
+  aten_mm_out(a, b, out, bias);
+}
+
+inline cudaDataType_t cuda_dtype(TorchDtype dtype) {
+  if (dtype == TorchDtype::BFloat16) return CUDA_R_16BF;
+  return dtype == TorchDtype::Half ? CUDA_R_16F : CUDA_R_32F;
+}
+
+// total (+)= a^T @ b with total float32 [m, n] contiguous, a [k, m] and b [k, n] with neighbouring elements in a row.
+// torch's handle carries the current stream and torch's TF32 setting. BLAS counts columns first: it sees total as
+// [n, m] and computes b^T @ a.
+inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
+  void* handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
+  const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
+  const auto type = cuda_dtype(a.scalar_type());
+  const auto m = static_cast<int>(a.size(1)), n = static_cast<int>(b.size(1)), k = static_cast<int>(a.size(0));
+  const cublasStatus_t status =
+      cublasGemmEx(static_cast<cublasHandle_t>(handle), CUBLAS_OP_N, CUBLAS_OP_T, n, m, k, &alpha, b.const_data_ptr(),
+                   type, static_cast<int>(b.stride(0)), a.const_data_ptr(), type, static_cast<int>(a.stride(0)), &beta,
+                   total.mutable_data_ptr(), CUDA_R_32F, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+  require(status == CUBLAS_STATUS_SUCCESS, "cublasGemmEx failed: ", cublasGetStatusString(status));
+}
+
+#else
+
+// out = a @ b (+ bias). float16 goes through float32: few CPUs multiply it, and ATen's fallback is far slower.
+inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
+  if (out.scalar_type() != TorchDtype::Half) return aten_mm_out(a, b, out, bias);
+  constexpr auto kWide = TorchDtype::Float;
+  Tensor product = new_empty(out, shape_of(out), kWide);
+  const auto wide_bias = bias ? std::optional<Tensor>(as_dtype(*bias, kWide)) : std::nullopt;
+  aten_mm_out(as_dtype(a, kWide), as_dtype(b, kWide), product, wide_bias);
+  torch::stable::copy_(out, product);
+}
+
+// total (+)= a^T @ b with total float32 [m, n], a [k, m] and b [k, n].
+inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
+  const Tensor left = transposed(as_dtype(a, TorchDtype::Float)), right = as_dtype(b, TorchDtype::Float);
+  accumulate ? aten_addmm_out(total, left, right, total) : aten_mm_out(left, right, total, std::nullopt);
+}
+
+#endif
+
+}  // namespace liger::ops
