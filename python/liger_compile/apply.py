@@ -1,0 +1,307 @@
+"""Applies edits to an FX graph.
+
+Every edit is first planned: its new nodes are run on the graph's fake tensors, and what they give is compared with what
+they replace. Only then is the graph changed, and a change that leaves the graph inconsistent is taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from liger_compile.regions import Region, Regions
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
+
+
+class EditDeclined(Exception):
+    """The edit would change what the graph computes; the message is the reason."""
+
+
+class EditFailed(Exception):
+    """Evaluating the edit raised."""
+
+
+@dataclasses.dataclass
+class Step:
+    """A node to be built: its arguments hold nodes of the graph and other steps; `value` is its example value."""
+
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    value: Any
+    node: torch.fx.Node | None = None
+
+
+@dataclasses.dataclass
+class Plan:
+    """A checked edit.
+
+    Attributes:
+        anchor: the node before which the new nodes go.
+        results: each replaced node with the step that replaces it.
+        erased: nodes that nothing uses any more, in program order.
+    """
+
+    anchor: torch.fx.Node
+    results: list[tuple[torch.fx.Node, Step]]
+    erased: list[torch.fx.Node]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the replaced computation runs."""
+        return self.results[0][0].meta["example_value"].device
+
+
+class Planner:
+    """Plans the edits of one graph, before any is applied."""
+
+    def __init__(self, graph: torch.fx.Graph, region: Region) -> None:
+        self._graph = graph
+        self._initial = region
+        self._values: dict[Any, Any] = {}
+        self._nodes: dict[str, torch.fx.Node] = {}
+        self._regions: Regions | None = None
+
+    def plan(self, edit: Any) -> Plan:
+        """A plan for an edit of the rewriter.
+
+        Raises:
+            EditDeclined: the new value is not what it replaces, or an operand comes too late.
+            EditFailed: the new operator raised on the fake tensors.
+        """
+        if self._regions is None:  # built here, so that a graph without edits pays nothing
+            self._nodes = {node.name: node for node in self._graph.nodes}
+            self._regions = Regions(self._graph, self._initial)
+        anchor = self._nodes[edit.anchor]
+        call = self._step(edit.call, anchor, self._regions.at(anchor))
+        results = []
+        for index, name in edit.results:
+            step = call if index < 0 else Step("call_function", operator.getitem, (call, index), {}, call.value[index])
+            step.value = _checked(self._nodes[name], step.value)
+            results.append((self._nodes[name], step))
+        matched = {self._nodes[name] for name in edit.interior} | {node for node, _ in results}
+        return Plan(anchor, results, _erasable(sorted(matched), [node for node, _ in results], anchor))
+
+    def _step(self, expr: Any, anchor: torch.fx.Node, region: Region) -> Step:
+        args = tuple(self._argument(item, anchor, region) for item in expr.args)
+        kwargs = {name: self._argument(item, anchor, region) for name, item in expr.kwargs.items()}
+        op: str = "call_function"
+        target: Any
+        if expr.op == "cast":
+            op, target = "call_method", "to"
+        elif expr.op.startswith("like:"):
+            pattern = self._nodes[expr.op.removeprefix("like:")]
+            op, target = pattern.op, pattern.target
+            args, kwargs = _with_first_tensor(pattern, args[0])
+        else:
+            target = _operator(expr.op)
+        return Step(op, target, args, kwargs, self._evaluate(op, target, args, kwargs, region))
+
+    def _argument(self, item: Any, anchor: torch.fx.Node, region: Region) -> Any:
+        from liger_compile import _rewriter
+
+        if isinstance(item, _rewriter.NodeName):
+            node = self._nodes[item.name]
+            if not node < anchor:
+                raise EditDeclined(f"operand %{node.name} must be computed before %{anchor.name}, actual: after it")
+            return node
+        if isinstance(item, _rewriter.DTypeName):
+            return getattr(torch, item.name)
+        if isinstance(item, _rewriter.Expr):
+            return self._step(item, anchor, region)
+        if isinstance(item, list):
+            return [self._argument(element, anchor, region) for element in item]
+        return item
+
+    def _evaluate(self, op: str, target: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
+        """What a node gives on fake tensors. Layers repeat themselves: equal inputs are evaluated once."""
+        args, kwargs = _on_values(args), _on_values(kwargs)
+        key = (op, target, _key(args), _key(kwargs), region)
+        if key not in self._values:
+            function = target if op == "call_function" else getattr(torch.Tensor, target)
+            try:
+                with _fake_mode(args, kwargs), region.entered():
+                    self._values[key] = function(*args, **kwargs)
+            except Exception as error:
+                raise EditFailed(f"{_printed(target)} on fake tensors: {type(error).__name__}: {error}") from error
+        return self._values[key]
+
+
+def _printed(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+
+def _operator(name: str) -> Any:
+    """`torch.ops.liger.rms_norm.default` for "liger::rms_norm"."""
+    import liger_compile.ops  # noqa: F401  registers the operators
+
+    namespace, _, op = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), op).default
+
+
+def _with_first_tensor(pattern: torch.fx.Node, replacement: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A node's arguments, with its first tensor argument replaced."""
+    first = pattern.all_input_nodes[0]
+    replace = lambda node: replacement if node is first else node  # noqa: E731
+    return _map(pattern.args, torch.fx.Node, replace), _map(pattern.kwargs, torch.fx.Node, replace)
+
+
+def _map(value: Any, kind: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to everything of a kind inside nested tuples, lists, dicts and slices."""
+    if isinstance(value, kind):
+        return function(value)
+    if not isinstance(value, (tuple, list, dict, slice)):  # most are numbers and names
+        return value
+    if isinstance(value, tuple):
+        return tuple(_map(item, kind, function) for item in value)
+    if isinstance(value, list):
+        return [_map(item, kind, function) for item in value]
+    if isinstance(value, dict):
+        return {name: _map(item, kind, function) for name, item in value.items()}
+    return slice(*(_map(item, kind, function) for item in (value.start, value.stop, value.step)))
+
+
+def _on_values(arguments: Any) -> Any:
+    return _map(arguments, (Step, torch.fx.Node), _value)
+
+
+def _value(item: Step | torch.fx.Node) -> Any:
+    if isinstance(item, Step):
+        return item.value
+    if "example_value" not in item.meta:
+        raise EditDeclined(f"%{item.name} has no example value")
+    return item.meta["example_value"]
+
+
+def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
+    found: list[Any] = []
+    _map((args, kwargs), FakeTensor, found.append)
+    return found[0].fake_mode if found else contextlib.nullcontext()
+
+
+def _key(value: Any) -> Any:
+    """A hashable stand-in for an argument: equal keys evaluate to equal metadata."""
+    if isinstance(value, torch.Tensor):
+        sizes = (*value.shape, *value.stride(), value.storage_offset())
+        return (type(value), value.dtype, value.device, value.requires_grad, value.ndim, *map(_number_key, sizes))
+    if isinstance(value, tuple | list):
+        return (type(value), *map(_key, value))
+    if isinstance(value, dict):
+        return tuple((name, _key(item)) for name, item in value.items())
+    if isinstance(value, slice):
+        return (slice, _key(value.start), _key(value.stop), _key(value.step))
+    return (type(value), _number_key(value))  # with its type, since 1, 1.0 and True are equal
+
+
+def _number_key(value: Any) -> Any:
+    """The value, or the expression of a symbolic one, which is not hashable."""
+    return str(value.node.expr) if isinstance(value, _SYMBOLIC) else value
+
+
+def _checked(old: torch.fx.Node, actual: Any) -> Any:
+    """The example value of a replaced node, if the new value has the same metadata."""
+    expected = _value(old)
+    for name, want, got in (
+        ("dtype", expected.dtype, actual.dtype),
+        ("shape", list(expected.shape), list(actual.shape)),
+        ("strides", _strides(expected), _strides(actual)),
+        ("device", expected.device, actual.device),
+        ("requires_grad", expected.requires_grad, actual.requires_grad),
+    ):
+        if not _same(want, got):
+            raise EditDeclined(f"the {name} of %{old.name} would change: expected {want}, actual {got}")
+    return expected
+
+
+def _strides(tensor: torch.Tensor) -> list[Any]:
+    """Strides of the dims that have more than one element; others may have any."""
+    return [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if not _same(size, 1)]
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equality; of symbolic sizes only if it is proven, and without adding a guard."""
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    equal = left == right
+    return equal if equal is True or equal is False else statically_known_true(equal)
+
+
+def _erasable(
+    matched: list[torch.fx.Node], replaced: list[torch.fx.Node], anchor: torch.fx.Node
+) -> list[torch.fx.Node]:
+    """The matched nodes, given in program order, that have no user once the results are replaced."""
+    erased: set[torch.fx.Node] = set()
+    for node in reversed(matched):
+        kept_users = [user for user in node.users if user not in erased]
+        if node not in replaced and kept_users:
+            continue
+        for user in kept_users:
+            if user < anchor:
+                raise EditDeclined(f"%{user.name} uses %{node.name} before %{anchor.name}, where its replacement goes")
+        erased.add(node)
+    return sorted(erased)
+
+
+def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
+    """Change the graph as planned, all or nothing.
+
+    Raises:
+        RuntimeError: the graph would be inconsistent; it is as it was.
+    """
+    graph = gm.graph
+    erased = {node for plan in plans for node in plan.erased}
+    built: list[torch.fx.Node] = []
+    moved: list[tuple[torch.fx.Node, torch.fx.Node, list[torch.fx.Node]]] = []
+    try:
+        for plan in plans:
+            with graph.inserting_before(plan.anchor):
+                for old, step in plan.results:
+                    _build(graph, step, old, built)
+        for plan in plans:
+            for old, step in plan.results:
+                assert step.node is not None
+                users = old.replace_all_uses_with(step.node, delete_user_cb=lambda user: user not in erased)
+                moved.append((old, step.node, users))
+        graph.lint()
+    except Exception:
+        _take_back(graph, built, moved)
+        raise
+    for node in sorted(erased, reverse=True):
+        if not node.users:
+            graph.erase_node(node)
+    gm.recompile()
+
+
+def _build(graph: torch.fx.Graph, step: Step, old: torch.fx.Node, built: list[torch.fx.Node]) -> torch.fx.Node:
+    """Create a step's node, its operands' first; a step with several results is created once."""
+    if step.node is None:
+        build = lambda inner: _build(graph, inner, old, built)  # noqa: E731
+        args, kwargs = _map(step.args, Step, build), _map(step.kwargs, Step, build)
+        step.node = graph.create_node(step.op, step.target, args, kwargs)
+        step.node.meta = {name: old.meta[name] for name in _KEPT_META if name in old.meta}
+        step.node.meta["example_value"] = step.value
+        built.append(step.node)
+    return step.node
+
+
+def _take_back(
+    graph: torch.fx.Graph,
+    built: list[torch.fx.Node],
+    moved: list[tuple[torch.fx.Node, torch.fx.Node, list[torch.fx.Node]]],
+) -> None:
+    for old, new, users in reversed(moved):
+        back = set(users)
+        new.replace_all_uses_with(old, delete_user_cb=back.__contains__)
+    for node in reversed(built):
+        graph.erase_node(node)

@@ -1,0 +1,59 @@
+"""Keeps compile caches of different versions of this package apart.
+
+Inductor's and AOTAutograd's caches key on the graph, but not on what our operators do inside: their autograd formulas
+are Python code that the cached graph has inlined. A custom pass that does nothing contributes its uuid to both keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from liger_compile import _version
+
+_SLOT = "post_grad_custom_post_pass"
+
+
+@functools.cache
+def _operators_digest() -> str:
+    """Digest of the Python half of the operators, so that an edited checkout does not read stale entries."""
+    digest = hashlib.sha256()
+    for source in sorted((Path(__file__).parent / "ops").glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def version_tag() -> str:
+    """What a cached compilation of a rewritten graph depends on, besides the graph."""
+    return f"liger-compile {_version.__version__} {_operators_digest()}"
+
+
+class VersionTagPass(CustomGraphPass):
+    """Changes nothing; runs the pass that the user has put in the slot, if any."""
+
+    def __init__(self, users_pass: CustomGraphPass | None) -> None:
+        self._users_pass = users_pass
+
+    def __call__(self, graph: torch.fx.Graph) -> None:
+        if self._users_pass is not None:
+            self._users_pass(graph)
+
+    def uuid(self) -> Any:
+        return (version_tag(), self._users_pass.uuid() if self._users_pass is not None else None)
+
+
+def tagged(config_patches: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor's options for one compilation, with our tag in its cache keys."""
+    from torch._inductor import config
+
+    users_pass = config_patches.get(_SLOT, getattr(config, _SLOT))
+    # A pass without a uuid turns the caches off: nothing to tag, and wrapping it would turn them on.
+    if users_pass is not None and not (isinstance(users_pass, CustomGraphPass) and users_pass.uuid()):
+        return dict(config_patches)
+    return {**config_patches, _SLOT: VersionTagPass(users_pass)}
