@@ -1,0 +1,14 @@
+"""Fixtures shared by all tests."""
+
+import pytest
+import torch
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(params=_devices())
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that this machine has kernels for."""
+    return request.param

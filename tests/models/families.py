@@ -1,0 +1,76 @@
+"""What a two-layer tiny model of each family must give, and the exact run that it is compared with."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+COUNTS: dict[str, dict[str, int]] = {
+    family: {"rms_norm": norms, "rope": 2, "glu": 2, "linear_cross_entropy": 1}
+    for family, norms in {
+        "llama": 5,
+        "mistral": 5,
+        "qwen2": 5,
+        "qwen3": 9,
+        "phi3": 5,
+        "gemma": 5,
+        "gemma2": 9,
+        "olmo2": 9,
+        "granite": 5,
+        "smollm3": 5,
+    }.items()
+}
+
+
+class ExactMode(TorchFunctionMode):
+    """Runs model code in float64 throughout: where it names float32, it gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            return Tensor.double(args[0])
+        args = tuple(_exact(value) for value in args)
+        kwargs = {name: _exact(value) for name, value in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def _exact(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def exact_copy(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with the same values in float64; buffers too."""
+    return copy.deepcopy(model).double()
+
+
+def loss_logits_gradients(call: Any, model: torch.nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One forward and backward: the loss, the logits and the gradient of every parameter."""
+    model.zero_grad(set_to_none=True)
+    output = call(**batch)
+    output.loss.backward()
+    named = {"loss": output.loss.detach(), "logits": output.logits.detach()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        named[f"grad {name}"] = parameter.grad.detach().clone()
+    return named
+
+
+def losses_of_training(call: Any, model: torch.nn.Module, batches: Iterable[dict[str, Tensor]]) -> list[float]:
+    """The loss of each AdamW step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for batch in batches:
+        loss = call(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+    return losses

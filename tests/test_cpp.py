@@ -1,0 +1,53 @@
+"""Builds the C++ tests without Python and torch, and runs them through ctest.
+
+LIGER_CPP_BUILD names a build folder to use instead of build/cpp; LIGER_CMAKE_ARGS holds further arguments for CMake
+(for example -DFETCHCONTENT_SOURCE_DIR_GOOGLETEST=<sources> where GoogleTest is neither installed nor to be fetched).
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = Path(os.environ.get("LIGER_CPP_BUILD", ROOT / "build" / "cpp"))
+
+
+def run(*command: str) -> str:
+    """Run a command with the tools of this Python's environment first on the path; fail with all it printed."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode != 0:
+        pytest.fail(f"{shlex.join(command)} exited with {done.returncode}\n{done.stdout[-20000:]}", pytrace=False)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cpp_build() -> Path:
+    options = ["-DCMAKE_BUILD_TYPE=Release", "-DLIGER_PYTHON=OFF", "-DLIGER_TORCH=OFF", "-DLIGER_BUILD_TESTS=ON"]
+    run(
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(BUILD),
+        "-G",
+        "Ninja",
+        *options,
+        *shlex.split(os.environ.get("LIGER_CMAKE_ARGS", "")),
+    )
+    run("cmake", "--build", str(BUILD))
+    return BUILD
+
+
+@pytest.mark.parametrize("binary", ["graph_tests", "rewrite_tests", "kernel_tests"])
+def test_ctest(cpp_build: Path, binary: str) -> None:
+    output = run(
+        "ctest", "--test-dir", str(cpp_build), "-R", rf"^{binary}\.", "--output-on-failure", "--no-tests=error", "-j2"
+    )
+    print("\n".join(output.splitlines()[-4:]))
