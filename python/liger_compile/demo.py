@@ -26,7 +26,7 @@ CPU_SPEC: dict[str, Any] = {
     "dtype": "float32",
     "batch": 8,
     "sequence": 128,
-    "steps": 60,
+    "steps": 50,
     "warmup": 3,
     "learning_rate": 1e-3,
     "text_bytes": 3_000_000,

@@ -12,6 +12,7 @@ from cross_entropy_cases import (
     DTYPES,
     OPTIONS,
     assert_as_accurate_on_average,
+    check_matmul_pooled,
     eager_cross_entropy,
     random_target,
     transformed,
@@ -19,7 +20,7 @@ from cross_entropy_cases import (
 from torch import Tensor
 
 import liger_compile.ops  # noqa: F401
-from numerics import check_pooled, random_tensor
+from numerics import random_tensor
 
 liger = torch.ops.liger
 fused = liger.linear_cross_entropy
@@ -51,8 +52,8 @@ def _inputs(
 ) -> Callable[[torch.Generator], dict[str, Any]]:
     def make(generator: torch.Generator) -> dict[str, Any]:
         ignored = options.get("ignore_index", -100)
-        # In float32 the error of a logit, which both computations share, must stay below an ulp of the gradients: where it
-        # exceeds one, a few draws do not tell which of the two is the more exact.
+        # In float32 the error of a logit, which both computations share, must stay below an ulp of the gradients: a few
+        # draws would not tell which of the two is the more exact.
         size = 0.1 * scale if dtype == torch.float32 else scale
         spread = size / hidden_size**0.5
         inputs = {
@@ -130,7 +131,7 @@ def _check_chunks(
         for (name, exact), ours in zip(truth.items(), gradients(inputs), strict=True):
             samples.setdefault(name, []).append((exact, same_dtype[name], ours))
     for name, drawn in samples.items():
-        check_pooled(f"grad {name}, chunks of {chunk_rows}", drawn, dtype)
+        check_matmul_pooled(f"grad {name}, chunks of {chunk_rows}", drawn, dtype)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 4, 16, 23, 24, 1000])

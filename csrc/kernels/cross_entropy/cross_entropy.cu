@@ -1,7 +1,9 @@
-// Launchers of cross_entropy.cuh.
+// Launchers of cross_entropy.cuh and column_sum.cuh.
+#include "kernels/cross_entropy/cross_entropy.cuh"
+
 #include <climits>
 
-#include "kernels/cross_entropy/cross_entropy.cuh"
+#include "kernels/cross_entropy/column_sum.cuh"
 
 namespace liger::kernels {
 
