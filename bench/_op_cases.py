@@ -1,0 +1,162 @@
+"""What bench/ops.py times: each op as transformers spells it, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import liger_compile.ops  # noqa: F401
+
+liger = torch.ops.liger
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op at one size.
+
+    Attributes:
+        inputs: makes the arguments of both functions; those that require gradients get them in the backward.
+        reference: the op as a model spells it.
+        forward_bytes: least bytes that the forward moves, None where it is not bound by them.
+        backward_bytes: the same for the backward.
+    """
+
+    name: str
+    inputs: Callable[[], tuple[torch.Tensor, ...]]
+    reference: Callable[..., Any]
+    ours: Callable[..., Any]
+    forward_bytes: int | None
+    backward_bytes: int | None
+
+
+def cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
+    """All cases over `rows` tokens. Sizes are smaller on the CPU."""
+    small = device == "cpu"
+    for hidden in (1024,) if small else (2048, 4096, 8192):
+        yield rms_norm(rows, hidden, dtype, device)
+        yield add_rms_norm(rows, hidden, dtype, device)
+    yield rope(rows, dtype, device)
+    for width in (2816,) if small else (8192, 14336):
+        yield glu(rows, width, dtype, device)
+    vocab = 8192 if small else 128256
+    yield cross_entropy(rows, vocab, dtype, device)
+    for hidden in (512,) if small else (2048, 4096):
+        yield linear_cross_entropy(rows, hidden, vocab, dtype, device)
+
+
+def _random(*shape: int, dtype: torch.dtype, device: str, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(*shape, device=device) * scale).to(dtype).requires_grad_()
+
+
+def _llama_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
+    tensor = rows * hidden * dtype.itemsize
+
+    def ours(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return liger.rms_norm(x, weight, 1e-6, round_before_weight=True)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        return _random(rows, hidden, dtype=dtype, device=device), _random(hidden, dtype=dtype, device=device)
+
+    # forward: x -> y; backward: dy, x -> dx
+    return Case(f"rms_norm {hidden}", inputs, _llama_norm, ours, 2 * tensor, 3 * tensor)
+
+
+def add_rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
+    tensor = rows * hidden * dtype.itemsize
+
+    def reference(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        total = x + residual
+        return _llama_norm(total, weight), total
+
+    def ours(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return liger.add_rms_norm(x, residual, weight, 1e-6, round_before_weight=True)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        x, residual = (_random(rows, hidden, dtype=dtype, device=device) for _ in range(2))
+        return x, residual, _random(hidden, dtype=dtype, device=device)
+
+    # forward: x, residual -> sum, y; backward: dy, dsum, sum -> d
+    return Case(f"add_rms_norm {hidden}", inputs, reference, ours, 4 * tensor, 4 * tensor)
+
+
+def _rotate_half(x: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def rope(rows: int, dtype: torch.dtype, device: str) -> Case:
+    batch, heads, kv_heads, head_dim = 4, 32, 8, 64 if device == "cpu" else 128
+    sequence = rows // batch
+    moved = 2 * rows * (heads + kv_heads) * head_dim * dtype.itemsize
+
+    def reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        q = _random(batch, sequence, heads, head_dim, dtype=dtype, device=device)
+        k = _random(batch, sequence, kv_heads, head_dim, dtype=dtype, device=device)
+        angles = torch.rand(1, 1, sequence, head_dim // 2, device=device).repeat(1, 1, 1, 2) * 6.0
+        # As the projections give them: [batch, sequence, heads, head_dim] seen as [batch, heads, sequence, head_dim].
+        leaves = (tensor.detach().transpose(1, 2).requires_grad_() for tensor in (q, k))
+        return (*leaves, angles.cos().to(dtype), angles.sin().to(dtype))
+
+    return Case(f"rope {heads}/{kv_heads}x{head_dim}", inputs, reference, liger.rope, moved, moved)
+
+
+def glu(rows: int, width: int, dtype: torch.dtype, device: str) -> Case:
+    tensor = rows * width * dtype.itemsize
+
+    def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return F.silu(gate) * up
+
+    def ours(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return liger.glu(gate, up, activation="silu")
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        return tuple(_random(rows, width, dtype=dtype, device=device) for _ in range(2))
+
+    # forward: gate, up -> out; backward: dout, gate, up -> dgate, dup
+    return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor)
+
+
+def cross_entropy(rows: int, vocab: int, dtype: torch.dtype, device: str) -> Case:
+    tensor = rows * vocab * dtype.itemsize
+
+    def reference(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits.float(), target)
+
+    def ours(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return liger.cross_entropy(logits, target, out_dtype=torch.float32)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        target = torch.randint(0, vocab, (rows,), device=device)
+        return _random(rows, vocab, dtype=dtype, device=device), target
+
+    # forward: logits; backward: logits -> dlogits
+    return Case(f"cross_entropy {vocab}", inputs, reference, ours, tensor, 2 * tensor)
+
+
+def linear_cross_entropy(rows: int, hidden: int, vocab: int, dtype: torch.dtype, device: str) -> Case:
+    def reference(x: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.linear(x, weight).float(), target)
+
+    def ours(x: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return liger.linear_cross_entropy(x, weight, target)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        x = _random(rows, hidden, dtype=dtype, device=device)
+        weight = _random(vocab, hidden, dtype=dtype, device=device, scale=hidden**-0.5)
+        return x, weight, torch.randint(0, vocab, (rows,), device=device)
+
+    # Bound by its matrix products. Ours may form gradients in its forward: compare forward and backward together.
+    return Case(f"linear_cross_entropy {hidden}x{vocab}", inputs, reference, ours, None, None)

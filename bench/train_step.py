@@ -1,0 +1,192 @@
+"""Forward and backward of an unpatched transformers Llama: eager, torch.compile and ours.
+
+    python bench/train_step.py --shape 1b --batch 4 --sequence 4096
+
+Each variant runs in a process of its own, so that its memory is its own. Time is the median step; memory is the peak
+above the weights (gradients count). No optimizer. The table goes to stdout, everything to a JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from _timing import Timing, format_table, machine, timing_of
+
+VARIANTS = ("eager", "torch.compile", "ours")
+
+# hidden, intermediate, layers, heads, key and value heads, head_dim, vocabulary, tied embeddings
+SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
+    "1b": (2048, 8192, 16, 32, 8, 64, 128256, True),
+    "8b": (4096, 14336, 32, 32, 8, 128, 128256, False),
+    "8b4": (4096, 14336, 4, 32, 8, 128, 128256, False),
+    "tiny": (256, 704, 4, 8, 4, 32, 8192, True),
+}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="1b")
+    parser.add_argument("--layers", type=int, help="instead of the shape's")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--sequence", type=int, default=4096)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compiled", choices=("model", "loss"), default="model", help="see build_step")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing of every layer")
+    parser.add_argument("--rewrite", default="auto", choices=("auto", "all", "none"), help="ours: option rewrite")
+    parser.add_argument("--disable", default="", help="ours: rules to leave out, with commas")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run, with commas")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", type=Path, default=Path("bench/results/train_step.json"))
+    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def build_model(arguments: argparse.Namespace) -> Any:
+    """An unpatched transformers Llama of the shape, random weights, in training mode."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, tied = SHAPES[arguments.shape]
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=arguments.layers or layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+        max_position_embeddings=arguments.sequence,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    with torch.device(arguments.device):
+        model = LlamaForCausalLM._from_config(config, dtype=getattr(torch, arguments.dtype))
+    if arguments.checkpointing:
+        model.gradient_checkpointing_enable()
+    return model.train()
+
+
+def build_step(model: Any, arguments: argparse.Namespace) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Token ids [batch, sequence] -> loss. --compiled model: logits are an output of the graph, as where a user
+    compiles the model; --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
+
+    def loss_of(ids: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=ids, labels=ids).loss
+
+    if arguments.one == "eager":
+        return loss_of
+    keywords: dict[str, Any] = {}
+    if arguments.one == "ours":
+        disabled = [name for name in arguments.disable.split(",") if name]
+        keywords = {"backend": "liger", "options": {"rewrite": arguments.rewrite, "disable": disabled}}
+    if arguments.compiled == "loss":
+        return torch.compile(loss_of, **keywords)
+    compiled = torch.compile(model, **keywords)
+    return lambda ids: compiled(input_ids=ids, labels=ids).loss
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one variant in this process."""
+    cuda = arguments.device == "cuda"
+    model = build_model(arguments)
+    step_loss = build_step(model, arguments)
+    ids = torch.randint(0, model.config.vocab_size, (arguments.batch, arguments.sequence), device=arguments.device)
+    weights = torch.cuda.memory_allocated() if cuda else 0
+
+    def step() -> float:
+        loss = step_loss(ids)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+        return loss.item()
+
+    begin = time.perf_counter()
+    loss = step()
+    first = time.perf_counter() - begin
+    for _ in range(arguments.warmup - 1):
+        step()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    milliseconds: list[float] = []
+    for _ in range(arguments.steps):
+        begin = time.perf_counter()
+        step()
+        milliseconds.append((time.perf_counter() - begin) * 1e3)
+    timing = timing_of(milliseconds)
+    peak = torch.cuda.max_memory_allocated() - weights if cuda else None
+    result = {"timing": vars(timing), "peak_bytes": peak, "first_step_seconds": first, "loss": loss}
+    return {**result, **counts(arguments)}
+
+
+def counts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What our rules rewrote, where ours ran."""
+    if arguments.one != "ours":
+        return {}
+    import liger_compile
+
+    report = liger_compile.report()
+    return {"counts": dict(report.counts), "report": str(report)}
+
+
+def run_variant(variant: str, arguments: list[str]) -> dict[str, Any]:
+    """Measure one variant in a new process with an empty compiler cache; its result, or the error it ended with."""
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as file, tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, __file__, *arguments, "--one", variant, "--json", file.name]
+        # Without the opt-in, which would make torch.compile ours.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LIGER_COMPILE")}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = cache
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            print(done.stderr[-4000:], file=sys.stderr)
+            return {"error": lines[-1]}
+        return json.load(file)
+
+
+def row(variant: str, result: dict[str, Any]) -> list[str]:
+    if "error" in result:
+        return [variant, result["error"][:60], "", "", ""]
+    timing = Timing(**result["timing"])
+    peak = "not measured" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 2**30:.2f} GiB"
+    spread = f"{timing.low:.1f} to {timing.high:.1f}"
+    return [variant, f"{timing.median:.1f} ms", spread, peak, f"{result['first_step_seconds']:.1f} s"]
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.one:
+        arguments.json.write_text(json.dumps(measure(arguments)))
+        return
+    names = [name for name in arguments.variants.split(",") if name]
+    results = {name: run_variant(name, sys.argv[1:]) for name in names}
+    shape = (
+        f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, compiled {arguments.compiled}"
+    )
+    header = ["", "step", "10th to 90th percentile", "peak above weights", "first step"]
+    where = machine(arguments.device)
+    print(f"\n{shape}; {where['device']}, torch {where['torch']}\n")
+    print(format_table([header, *(row(name, result) for name, result in results.items())]))
+    for name, result in results.items():
+        if "counts" in result:
+            print(f"\n{name}: {result['counts']}, loss {result['loss']:.4f}")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    options = {key: str(value) for key, value in vars(arguments).items()}
+    arguments.json.write_text(json.dumps({"environment": where, "options": options, "results": results}, indent=1))
+    if any("error" in result for result in results.values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Launches every GPU kernel once or more, forward and backward, with sizes that take each path: for compute-sanitizer.
+
+With --no-half-products the ops that multiply matrices run in float32 only: racecheck fails inside cuBLAS's kernels for
+bfloat16 and float16.
+"""
+
+import itertools
+import sys
+
+import torch
+
+import liger_compile.ops  # noqa: F401
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ops = torch.ops.liger
+
+
+def tensor(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape, device="cuda").to(dtype).requires_grad_()
+
+
+def backward(*outputs: torch.Tensor) -> None:
+    torch.autograd.backward(outputs, [torch.randn_like(output) for output in outputs])
+
+
+def norms(dtype: torch.dtype) -> None:
+    for rows, width in itertools.product((1, 37), (7, 64, 129, 2048, 2056, 5120, 20480)):
+        x, residual, weight = (tensor(rows, width, dtype=dtype) for _ in range(3))
+        backward(ops.rms_norm(x, weight[0].detach().requires_grad_(), 1e-6, round_before_weight=True))
+        backward(*ops.add_rms_norm(x, residual, weight[0].detach().requires_grad_(), 1e-6, weight_offset=1.0))
+        backward(ops.rms_norm(x, None, 1e-6))
+
+
+def rotations(dtype: torch.dtype) -> None:
+    for head_dim, rotary_dim in ((64, 64), (128, 128), (80, 32), (10, 6)):
+        query = tensor(2, 33, 4, head_dim, dtype=dtype).transpose(1, 2)
+        key = tensor(2, 33, 2, head_dim, dtype=dtype).transpose(1, 2)
+        for table_dtype in {dtype, torch.float32}:
+            cos, sin = (torch.randn(1, 1, 33, rotary_dim, device="cuda").to(table_dtype) for _ in range(2))
+            backward(*ops.rope(query, key, cos, sin, contiguous_key=True))
+
+
+def gates(dtype: torch.dtype) -> None:
+    for width, activation in itertools.product((7, 112, 4096), ("silu", "gelu", "gelu_tanh")):
+        backward(ops.glu(*(tensor(5, width, dtype=dtype) for _ in range(2)), activation=activation))
+        backward(ops.glu_packed(tensor(5, 2 * width, dtype=dtype), activation=activation))
+
+
+def losses(dtype: torch.dtype) -> None:
+    options = {"label_smoothing": 0.1, "softcap": 5.0, "z_loss": 1e-3}
+    for vocab, reduction, extra in itertools.product((33, 1000, 20011), ("mean", "none"), ({}, options)):
+        target = torch.randint(0, vocab, (13,), device="cuda")
+        target[3] = -100
+        backward(ops.cross_entropy(tensor(13, vocab, dtype=dtype), target, reduction=reduction, **extra))
+        if dtype != torch.float32 and "--no-half-products" in sys.argv:
+            continue
+        hidden, weight, bias = (tensor(*shape, dtype=dtype) for shape in ((13, 64), (vocab, 64), (vocab,)))
+        backward(ops.linear_cross_entropy(hidden, weight, target, bias, reduction=reduction, **extra))
+        backward(*ops.linear_cross_entropy_with_logits(hidden, weight, target, bias, reduction=reduction, **extra))
+
+
+def main() -> None:
+    for dtype in DTYPES:
+        for exercise in (norms, rotations, gates, losses):
+            exercise(dtype)
+            torch.cuda.synchronize()
+            print(exercise.__name__, dtype, "done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
