@@ -92,29 +92,12 @@ __device__ inline T shuffle_xor(T value, int lanes) {
   return __shfl_xor(value, lanes, kWarp);
 }
 
-// Called as gpu::to_float: argument lookup would find the host's as well.
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(BFloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
-__device__ inline float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
-
-template <typename T>
-__device__ T from_float(float value);
-template <>
-__device__ inline float from_float<float>(float value) {
-  return value;
-}
-template <>
-__device__ inline BFloat16 from_float<BFloat16>(float value) {
+__device__ inline BFloat16 bfloat16_from(float value) {
   const unsigned bits = __float_as_uint(value);
   const unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   return {static_cast<std::uint16_t>(is_nan ? (bits >> 16) | 0x40u : rounded >> 16)};
 }
-template <>
-__device__ inline Float16 from_float<Float16>(float value) {
-  return {__half_as_ushort(__float2half_rn(value))};
-}
-
 template <typename T>
 __device__ inline T load_streaming(const T* address) {
   return *address;
@@ -136,26 +119,7 @@ __device__ inline T shuffle_xor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes, kWarp);
 }
 
-// Called as gpu::to_float: argument lookup would find the host's as well.
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(BFloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
-__device__ inline float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
-
-template <typename T>
-__device__ T from_float(float value);
-template <>
-__device__ inline float from_float<float>(float value) {
-  return value;
-}
-template <>
-__device__ inline BFloat16 from_float<BFloat16>(float value) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
-}
-template <>
-__device__ inline Float16 from_float<Float16>(float value) {
-  return {__half_as_ushort(__float2half_rn(value))};
-}
-
+__device__ inline BFloat16 bfloat16_from(float value) { return {__bfloat16_as_ushort(__float2bfloat16_rn(value))}; }
 // Data that is used once: keep it from displacing what the L2 cache can serve again.
 template <typename T>
 __device__ inline T load_streaming(const T* address) {
@@ -182,6 +146,26 @@ __device__ inline void store_word(Word* address, const Word& word) {
   }
 }
 #endif
+
+// Called as gpu::to_float: argument lookup would find the host's as well.
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(BFloat16 value) { return __uint_as_float(static_cast<unsigned>(value.bits) << 16); }
+__device__ inline float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
+
+template <typename T>
+__device__ T from_float(float value);
+template <>
+__device__ inline float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ inline BFloat16 from_float<BFloat16>(float value) {
+  return bfloat16_from(value);
+}
+template <>
+__device__ inline Float16 from_float<Float16>(float value) {
+  return {__half_as_ushort(__float2half_rn(value))};
+}
 
 template <typename T>
 __device__ inline float rounded_to(float value) {
