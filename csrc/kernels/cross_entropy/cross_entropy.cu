@@ -1,9 +1,8 @@
 // Launchers of cross_entropy.cuh and column_sum.cuh.
-#include "kernels/cross_entropy/cross_entropy.cuh"
-
 #include <climits>
 
 #include "kernels/cross_entropy/column_sum.cuh"
+#include "kernels/cross_entropy/cross_entropy.cuh"
 
 namespace liger::kernels {
 
