@@ -99,7 +99,7 @@ Pattern operation(Op op, std::vector<Pattern> operands) {
   return Pattern(std::move(data));
 }
 
-Pattern recip(Pattern a) { return either("reciprocal", {operation(Op::reciprocal, {a}), div(lit(1), a)}); }
+Pattern recip(const Pattern& a) { return either("reciprocal", {operation(Op::reciprocal, {a}), div(lit(1), a)}); }
 
 Pattern mean_last(Pattern a) { return operation(Op::mean, {std::move(a)}).where(reduces_last_dim); }
 
@@ -110,7 +110,7 @@ Pattern concat_last(std::vector<Pattern> parts) {
   });
 }
 
-Pattern gelu(Pattern a, std::string approximate) {
+Pattern gelu(Pattern a, const std::string& approximate) {
   return operation(Op::gelu, {std::move(a)}).where([approximate](const Candidate& candidate) {
     const graph::Value* value = candidate.canonical().attribute("approximate");
     const auto* text = value == nullptr ? nullptr : std::get_if<std::string>(value);

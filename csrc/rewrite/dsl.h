@@ -28,10 +28,10 @@ inline Pattern rsqrt(Pattern a) { return operation(Op::rsqrt, {std::move(a)}); }
 inline Pattern tanh(Pattern a) { return operation(Op::tanh, {std::move(a)}); }
 inline Pattern sigmoid(Pattern a) { return operation(Op::sigmoid, {std::move(a)}); }
 inline Pattern silu(Pattern a) { return operation(Op::silu, {std::move(a)}); }
-Pattern recip(Pattern a);      // reciprocal(a) or 1 / a
-Pattern mean_last(Pattern a);  // mean over the last dim, which is kept with size 1
+Pattern recip(const Pattern& a);  // reciprocal(a) or 1 / a
+Pattern mean_last(Pattern a);     // mean over the last dim, which is kept with size 1
 Pattern concat_last(std::vector<Pattern> parts);
-Pattern gelu(Pattern a, std::string approximate);  // "none" or "tanh"
+Pattern gelu(Pattern a, const std::string& approximate);  // "none" or "tanh"
 
 enum class Part { first_half, second_half, leading, trailing };
 Pattern slice_last(Pattern a, Part part);  // a contiguous part of the last dim: [0, n/2), [n/2, n), [0, r), [r, n)

@@ -216,6 +216,7 @@ class Run {
       if (best == nullptr || rank(&refusal) > rank(best)) best = &refusal;
     }
     std::vector<const Refusal*> ordered;
+    ordered.reserve(deepest.size());
     for (const auto& [place, refusal] : deepest) ordered.push_back(refusal);
     std::sort(ordered.begin(), ordered.end(), [](const Refusal* a, const Refusal* b) { return a->node < b->node; });
     for (const Refusal* refusal : ordered) {

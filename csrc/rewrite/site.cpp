@@ -162,10 +162,10 @@ Verdict check_unwritten(const Site& site, NodeId id, NodeId from) {
 
 Verdict check_mutations(const Site& site) {
   for (NodeId id : site.captured) {
-    if (const Verdict verdict = check_unwritten(site, id, first_read(site, id)); !verdict) return verdict;
+    if (Verdict verdict = check_unwritten(site, id, first_read(site, id)); !verdict) return verdict;
   }
   for (NodeId id : site.interior()) {
-    if (const Verdict verdict = check_unwritten(site, id, id); !verdict) return verdict;
+    if (Verdict verdict = check_unwritten(site, id, id); !verdict) return verdict;
   }
   return ok();
 }
@@ -241,7 +241,7 @@ std::vector<NodeId> exclusive_operations(const Site& site) {
 
 Verdict check_site(const Site& site) {
   for (const auto& check : {check_escapes, check_regions, check_mutations, check_order}) {
-    if (const Verdict verdict = check(site); !verdict) return verdict;
+    if (Verdict verdict = check(site); !verdict) return verdict;
   }
   return ok();
 }
