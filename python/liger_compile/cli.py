@@ -104,7 +104,9 @@ def _env(parsed: argparse.Namespace) -> int:
 def _bench(arguments: Sequence[str]) -> int:
     """`liger-compile bench` lists the drivers, `liger-compile bench NAME ...` runs one."""
     # Through links: a build folder's package links to the sources.
-    folder = Path(os.path.realpath(__file__)).parents[2] / "bench"
+    # The checkout that this is run in, also where an installed package runs it, else the one that this file is of.
+    checkouts = (Path.cwd(), Path(os.path.realpath(__file__)).parents[2])
+    folder = next((c / "bench" for c in checkouts if (c / "bench" / "_timing.py").exists()), checkouts[1] / "bench")
     # The folder's other files are what the drivers share.
     drivers = {path.stem: path for path in sorted(folder.glob("*.py")) if "__main__" in path.read_text()}
     if not drivers:

@@ -71,7 +71,8 @@ def test_env_without_the_libraries(
     assert parts["CUDA operators"] == "not built (no nvcc was found, or LIGER_CUDA is OFF)"
 
 
-def test_bench_lists_and_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_lists_and_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
     status, out, _ = run(capsys, "bench")
     assert status == 0
     assert "\n  ops\n" in out
@@ -86,6 +87,7 @@ def test_bench_outside_of_a_checkout(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "site" / "liger_compile" / "cli.py"))
+    monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, "bench")
     assert status == 2
     assert err == "liger-compile: bench: the benchmarks are not part of an installed package; run this in a checkout\n"
