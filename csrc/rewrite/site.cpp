@@ -68,8 +68,7 @@ std::vector<NodeId> same_value_in(const Site& site, NodeId id) {
 
 bool used_outside(const Site& site, NodeId id) {
   const auto& users = site.view->graph()[id].users;
-  return std::any_of(users.begin(), users.end(),
-                     [&](NodeId user) { return !contains(site.operations, user) && !contains(site.identities, user); });
+  return std::any_of(users.begin(), users.end(), [&](NodeId user) { return !site.holds(user); });
 }
 
 std::map<NodeId, int> declared_outputs(const std::vector<Match>& matches) {
@@ -99,7 +98,7 @@ bool may_stay(const Site& site, NodeId id) {
   }
   const Operand& input = (*site.view)[id].operands.front();
   return input.is_node() &&
-         (contains(site.captured, input.node) || (contains(site.interior(), input.node) && may_stay(site, input.node)));
+         (contains(site.captured, input.node) || (site.holds(input.node) && may_stay(site, input.node)));
 }
 
 bool is_result(const Site& site, NodeId id) {
@@ -116,7 +115,7 @@ Verdict check_escapes(const Site& site) {
   for (NodeId id : site.interior()) {
     if (stands_for_result(site, id) || may_stay(site, id)) continue;
     for (NodeId user : graph[id].users) {
-      if (contains(site.operations, user) || contains(site.identities, user)) continue;
+      if (site.holds(user)) continue;
       const bool returned = graph[user].kind == graph::NodeKind::output;
       return because(percent(graph, id) + " is also " +
                      (returned ? "returned by the graph" : "used by " + percent(graph, user)));
@@ -143,7 +142,7 @@ Verdict check_regions(const Site& site) {
 // Where the site first reads `id`: from then until the anchor nothing may write to it.
 NodeId first_read(const Site& site, NodeId id) {
   for (NodeId user : site.view->graph()[id].users) {  // in program order
-    if (contains(site.operations, user) || contains(site.identities, user)) return user;
+    if (site.holds(user)) return user;
   }
   return site.anchor;
 }
@@ -174,8 +173,7 @@ Verdict check_order(const Site& site) {
   const Graph& graph = site.view->graph();
   for (const Result& result : site.results) {
     for (NodeId user : graph[result.node].users) {
-      const bool inside = contains(site.operations, user) || contains(site.identities, user);
-      if (inside || user > site.anchor) continue;
+      if (site.holds(user) || user > site.anchor) continue;
       return because(percent(graph, result.node) + " is used by " + percent(graph, user) + " before " +
                      percent(graph, site.anchor) + ", where the fused call would make it");
     }
@@ -202,6 +200,8 @@ void add_results(Site& site, NodeId id, int output) {
 }
 
 }  // namespace
+
+bool Site::holds(NodeId id) const { return contains(operations, id) || contains(identities, id); }
 
 std::vector<NodeId> Site::interior() const {
   std::vector<NodeId> all(operations);

@@ -15,6 +15,7 @@ struct Site {
   std::vector<NodeId> captured;    // nodes that the call may read, sorted
   std::vector<Result> results;     // roots and declared outputs that something outside uses
 
+  bool holds(NodeId id) const;           // as an operation or an identity
   std::vector<NodeId> interior() const;  // operations and identities, sorted
 };
 
