@@ -28,6 +28,12 @@ py::object attribute(py::handle object, py::handle name) {
   return py::reinterpret_steal<py::object>(value);
 }
 
+// What a Python property reads, without a call into Python where the field behind it has that name.
+py::object property(py::handle object, py::handle field, py::handle name) {
+  py::object value = attribute(object, field);
+  return value ? value : attribute(object, name);
+}
+
 // Borrowed; null where the dict lacks the key.
 py::handle item(py::handle dict, py::handle key) {
   PyObject* value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
@@ -55,10 +61,10 @@ std::string description(py::handle object) {
 
 // Names and types that the walk compares with, looked up once per import.
 struct Names {
-  py::str args{"args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"}, expr{"expr"},
-      kwargs{"kwargs"}, layout{"layout"}, meta{"meta"}, name{"name"}, node{"node"}, nn_module_stack{"nn_module_stack"},
-      op{"op"}, requires_grad{"requires_grad"}, shape{"shape"}, stack_trace{"stack_trace"}, stride{"stride"},
-      target{"target"};
+  py::str args{"args"}, args_field{"_args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"},
+      expr{"expr"}, fake_device{"fake_device"}, kwargs{"kwargs"}, kwargs_field{"_kwargs"}, layout{"layout"},
+      meta{"meta"}, name{"name"}, node{"node"}, nn_module_stack{"nn_module_stack"}, op{"op"},
+      requires_grad{"requires_grad"}, shape{"shape"}, stack_trace{"stack_trace"}, stride{"stride"}, target{"target"};
 };
 
 struct Types {
@@ -156,7 +162,8 @@ class Importer {
   }
 
   void read_arguments(py::handle fx_node, Node& node) {
-    const py::object args = attribute(fx_node, names_.args), kwargs = attribute(fx_node, names_.kwargs);
+    const py::object args = property(fx_node, names_.args_field, names_.args);
+    const py::object kwargs = property(fx_node, names_.kwargs_field, names_.kwargs);
     if (args && PyTuple_Check(args.ptr())) {
       const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(args.ptr()));
       node.args.reserve(count);
@@ -256,7 +263,8 @@ class Importer {
   // Empty where something cannot be read, and for sparse tensors.
   std::optional<TensorMeta> tensor(py::handle example) {
     TensorMeta meta;
-    const py::object dtype_object = attribute(example, names_.dtype), device = attribute(example, names_.device);
+    const py::object dtype_object = attribute(example, names_.dtype);
+    const py::object device = property(example, names_.fake_device, names_.device);
     const py::object grad = attribute(example, names_.requires_grad), layout = attribute(example, names_.layout);
     if (!dtype_object || !device || !grad || !layout || !layout.is(types_.strided)) return std::nullopt;
     meta.dtype = dtype(dtype_object);

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.node import map_aggregate
 
+from liger_compile import _rewriter
 from liger_compile.regions import Region, Regions
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -109,8 +110,6 @@ class Planner:
         return Step(op, target, args, kwargs, self._evaluate(op, target, args, kwargs, region))
 
     def _argument(self, item: Any, anchor: torch.fx.Node, region: Region) -> Any:
-        from liger_compile import _rewriter
-
         if isinstance(item, _rewriter.NodeName):
             node = self._nodes[item.name]
             if not node < anchor:
@@ -126,7 +125,7 @@ class Planner:
 
     def _evaluate(self, op: str, target: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
         """What a node gives on fake tensors. Layers repeat themselves: equal inputs are evaluated once."""
-        args, kwargs = _on_values(args), _on_values(kwargs)
+        args, kwargs = map_aggregate(args, _value), map_aggregate(kwargs, _value)
         key = (op, target, _key(args), _key(kwargs), region)
         if key not in self._values:
             function = target if op == "call_function" else getattr(torch.Tensor, target)
@@ -150,51 +149,36 @@ def _operator(name: str) -> Any:
     return getattr(getattr(torch.ops, namespace), op).default
 
 
-def _with_first_tensor(pattern: torch.fx.Node, replacement: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with_first_tensor(pattern: torch.fx.Node, replacement: Any) -> tuple[Any, Any]:
     """A node's arguments, with its first tensor argument replaced."""
     first = pattern.all_input_nodes[0]
-    replace = lambda node: replacement if node is first else node  # noqa: E731
-    return _map(pattern.args, torch.fx.Node, replace), _map(pattern.kwargs, torch.fx.Node, replace)
+    return map_aggregate((pattern.args, pattern.kwargs), lambda leaf: replacement if leaf is first else leaf)
 
 
-def _map(value: Any, kind: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to everything of a kind inside nested tuples, lists, dicts and slices."""
-    if isinstance(value, kind):
-        return function(value)
-    if not isinstance(value, (tuple, list, dict, slice)):  # most are numbers and names
-        return value
-    if isinstance(value, tuple):
-        return tuple(_map(item, kind, function) for item in value)
-    if isinstance(value, list):
-        return [_map(item, kind, function) for item in value]
-    if isinstance(value, dict):
-        return {name: _map(item, kind, function) for name, item in value.items()}
-    return slice(*(_map(item, kind, function) for item in (value.start, value.stop, value.step)))
-
-
-def _on_values(arguments: Any) -> Any:
-    return _map(arguments, (Step, torch.fx.Node), _value)
-
-
-def _value(item: Step | torch.fx.Node) -> Any:
-    if isinstance(item, Step):
-        return item.value
-    if "example_value" not in item.meta:
-        raise EditDeclined(f"%{item.name} has no example value")
-    return item.meta["example_value"]
+def _value(leaf: Any) -> Any:
+    """What a node or step gives; anything else stands for itself."""
+    if isinstance(leaf, Step):
+        return leaf.value
+    if not isinstance(leaf, torch.fx.Node):
+        return leaf
+    if "example_value" not in leaf.meta:
+        raise EditDeclined(f"%{leaf.name} has no example value")
+    return leaf.meta["example_value"]
 
 
 def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
     found: list[Any] = []
-    _map((args, kwargs), FakeTensor, found.append)
+    map_aggregate((args, kwargs), lambda leaf: found.append(leaf) if isinstance(leaf, FakeTensor) else None)
     return found[0].fake_mode if found else contextlib.nullcontext()
 
 
 def _key(value: Any) -> Any:
     """A hashable stand-in for an argument: equal keys evaluate to equal metadata."""
     if isinstance(value, torch.Tensor):
-        sizes = (*value.shape, *value.stride(), value.storage_offset())
-        return (type(value), value.dtype, value.device, value.requires_grad, value.ndim, *map(_number_key, sizes))
+        sizes: Any = (value.shape, value.stride(), value.storage_offset())
+        if value._has_symbolic_sizes_strides:
+            sizes = (value.ndim, *map(_number_key, (*value.shape, *value.stride(), value.storage_offset())))
+        return (type(value), value.dtype, value.device, value.requires_grad, *sizes)
     if isinstance(value, tuple | list):
         return (type(value), *map(_key, value))
     if isinstance(value, dict):
@@ -212,6 +196,8 @@ def _number_key(value: Any) -> Any:
 def _checked(old: torch.fx.Node, actual: Any) -> Any:
     """The example value of a replaced node, if the new value has the same metadata."""
     expected = _value(old)
+    if _key(expected) == _key(actual):
+        return expected
     for name, want, got in (
         ("dtype", expected.dtype, actual.dtype),
         ("shape", list(expected.shape), list(actual.shape)),
@@ -273,7 +259,7 @@ def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
                 assert step.node is not None
                 users = old.replace_all_uses_with(step.node, delete_user_cb=lambda user: user not in erased)
                 moved.append((old, step.node, users))
-        graph.lint()
+        _check_order(built, moved)
     except Exception:
         _take_back(graph, built, moved)
         raise
@@ -283,11 +269,22 @@ def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
     gm.recompile()
 
 
+def _check_order(
+    built: list[torch.fx.Node], moved: list[tuple[torch.fx.Node, torch.fx.Node, list[torch.fx.Node]]]
+) -> None:
+    """What `graph.lint()` would find wrong with the new nodes; the rest of the graph is as Dynamo made it."""
+    pairs = [(used, node) for node in built for used in node.all_input_nodes]
+    pairs += [(new, user) for _, new, users in moved for user in users]
+    for used, user in pairs:
+        if not used < user:
+            raise RuntimeError(f"%{user.name} would use %{used.name} before it is computed")
+
+
 def _build(graph: torch.fx.Graph, step: Step, old: torch.fx.Node, built: list[torch.fx.Node]) -> torch.fx.Node:
     """Create a step's node, its operands' first; a step with several results is created once."""
     if step.node is None:
-        build = lambda inner: _build(graph, inner, old, built)  # noqa: E731
-        args, kwargs = _map(step.args, Step, build), _map(step.kwargs, Step, build)
+        build = lambda leaf: _build(graph, leaf, old, built) if isinstance(leaf, Step) else leaf  # noqa: E731
+        args, kwargs = map_aggregate(step.args, build), map_aggregate(step.kwargs, build)
         step.node = graph.create_node(step.op, step.target, args, kwargs)
         step.node.meta = {name: old.meta[name] for name in _KEPT_META if name in old.meta}
         step.node.meta["example_value"] = step.value
