@@ -28,6 +28,7 @@ enum class Op : std::uint8_t {
   gelu,      // attribute approximate: "none" or "tanh"
   relu, sin, cos, maximum, minimum,
   clamp,     // operands x, min or None, max or None
+  floor_div,
   mean, sum, logsumexp,   // dims ascending, keepdim
   softmax, log_softmax,   // dims = {dim}
   matmul,
@@ -45,6 +46,9 @@ enum class Op : std::uint8_t {
   pad,       // by a constant: attributes pad (a list, last dim first), value
   where,     // operands condition, x, y
   cumsum,    // dims = {dim}
+  diff,      // operands x, prepend or None, append or None; dims = {dim}
+  tril, triu,      // bounds = {diagonal}
+  batch, unbatch,  // vmap's _add_batch_dim and _remove_batch_dim: dims = {the dim that leaves or returns, the level}
   arange,    // operands start, end, step
   full,      // operand: the value
   eq, ne, lt, le, gt, ge,

@@ -9,12 +9,12 @@ namespace {
 
 // In the order of the enumeration.
 // clang-format off
-constexpr std::array<std::string_view, 72> kNames = {
+constexpr std::array<std::string_view, 78> kNames = {
     "opaque", "input", "output", "identity", "cast", "add", "sub", "mul", "div", "neg", "pow", "sqrt", "rsqrt",
     "reciprocal", "exp", "log", "log1p", "abs", "tanh", "sigmoid", "log_sigmoid", "silu", "gelu", "relu", "sin",
-    "cos", "maximum", "minimum", "clamp", "mean", "sum", "logsumexp", "softmax", "log_softmax", "matmul", "linear",
+    "cos", "maximum", "minimum", "clamp", "floor_div", "mean", "sum", "logsumexp", "softmax", "log_softmax", "matmul", "linear",
     "concat", "stack", "slice", "select", "reshape", "permute", "expand", "embedding", "gather", "index", "pad",
-    "where", "cumsum", "arange", "full", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
+    "where", "cumsum", "diff", "tril", "triu", "batch", "unbatch", "arange", "full", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
     "logical_not", "cross_entropy", "nll_loss", "layer_norm", "rms_norm", "attention", "dropout", "item",
     "tuple_item", "set_grad_enabled", "enter_autocast", "exit_autocast", "subgraph_call",
 };

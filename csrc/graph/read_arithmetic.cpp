@@ -29,9 +29,14 @@ bool read_mul(Reading& reading) {
   return read_binary(reading);
 }
 
-// input / other; any rounding mode is another function.
+// input / other; rounded down it is another op, and rounded to zero it is not understood.
 bool read_div(Reading& reading) {
-  if (reading.is_given(2)) return false;
+  if (reading.is_given(2)) {
+    const auto* mode = std::get_if<std::string>(reading.argument(2));
+    if (mode == nullptr || *mode != "floor" || !read_binary(reading)) return false;
+    reading.out.op = Op::floor_div;
+    return true;
+  }
   if (number_at(reading, 1) == 1.0 && reading.identity(0)) return true;
   return read_binary(reading);
 }
@@ -133,6 +138,7 @@ constexpr Spelling kSpellings[] = {
     {"operator.truediv torch.div .div torch.divide .divide torch.true_divide .true_divide .__truediv__",
      "input other * rounding_mode", read_div, Op::div},
     {".__rtruediv__", "input other", read_reversed, Op::div},
+    {"operator.floordiv torch.floor_divide .floor_divide .__floordiv__", "input other", read_binary, Op::floor_div},
     {"operator.pow torch.pow .pow .__pow__", "input exponent", read_pow, Op::pow},
     {".__rpow__", "input other", read_reversed, Op::pow},
     {"torch.square .square", "input", read_square, Op::pow},

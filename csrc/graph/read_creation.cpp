@@ -34,6 +34,14 @@ bool read_ones(Reading& reading) {
   return push_filled(reading, &one);
 }
 
+// input, diagonal
+bool read_triangle(Reading& reading) {
+  const auto diagonal = reading.argument(1) == nullptr ? 0 : reading.integer(1);
+  if (!diagonal) return false;
+  reading.out.bounds = {SymInt(*diagonal)};
+  return reading.push_tensor(0) && reading.done();
+}
+
 bool read_item(Reading& reading) { return reading.push_tensor(0) && reading.done(); }
 
 constexpr std::string_view kFilledLike = "input * dtype layout device requires_grad memory_format pin_memory";
@@ -52,15 +60,17 @@ constexpr Spelling kSpellings[] = {
     {"torch.ones_like", kFilledLike, read_ones, Op::full},
     {"torch.tensor", "data * dtype device requires_grad pin_memory", read_scalar, Op::full},
     {"torch.scalar_tensor", "s * dtype layout device requires_grad pin_memory", read_scalar, Op::full},
+    {"torch.tril .tril", "input diagonal", read_triangle, Op::tril},
+    {"torch.triu .triu", "input diagonal", read_triangle, Op::triu},
     {".item", "input", read_item, Op::item, Aliasing::fresh, false},
     {"torch.empty torch.empty_like .new_empty .new_tensor torch.rand torch.randn torch.rand_like torch.randn_like "
-     "torch.randint torch.linspace torch.eye torch.tril torch.triu .tril .triu torch.outer "
+     "torch.randint torch.linspace torch.eye torch.outer "
      "torch.baddbmm torch.addmm torch.addcmul torch.lerp torch.floor torch.ceil torch.round "
      "torch.isnan torch.isinf torch.isfinite .isnan .isinf .isfinite torch.erf .erf torch.expm1 .expm1 torch.exp2 "
-     "torch.log2 torch.atan2 torch.fmod torch.remainder operator.mod operator.floordiv torch.floor_divide torch.prod "
+     "torch.log2 torch.atan2 torch.fmod torch.remainder operator.mod torch.prod "
      ".prod torch.var .var torch.std .std torch.norm .norm torch.linalg.vector_norm torch.any .any torch.all .all "
      "torch.argmax .argmax torch.argmin .argmin torch.amax .amax torch.amin .amin torch.topk .topk torch.sort .sort "
-     "torch.argsort .argsort torch.bincount .bincount torch.histc torch.diff .diff torch.cumprod torch.roll .roll "
+     "torch.argsort .argsort torch.bincount .bincount torch.histc torch.cumprod torch.roll .roll "
      "torch.flip .flip torch.repeat_interleave .repeat_interleave torch.index_select .index_select "
      "torch.take_along_dim .take_along_dim .index_add .scatter torch.scatter .scatter_add torch.polar F.one_hot "
      "F.softplus F.normalize F.mse_loss F.kl_div F.binary_cross_entropy F.binary_cross_entropy_with_logits F.conv1d "

@@ -66,6 +66,16 @@ bool push_along_dim(Reading& reading, std::size_t dim_parameter, std::size_t dty
 bool read_along_dim(Reading& reading) { return push_along_dim(reading, 1, 2); }
 bool read_functional_softmax(Reading& reading) { return push_along_dim(reading, 1, 3); }
 
+// input, n, dim, prepend, append: the first difference only
+bool read_diff(Reading& reading) {
+  const TensorMeta* input = reading.tensor_at(0);
+  const auto dim = input == nullptr ? std::nullopt : reading.dim_or(2, input->rank(), -1);
+  const bool is_first = reading.argument(1) == nullptr || reading.integer(1) == 1;
+  if (!dim || !is_first) return false;
+  reading.out.dims = {*dim};
+  return reading.push(0) && reading.push_optional_tensor(3) && reading.push_optional_tensor(4) && reading.done();
+}
+
 constexpr Spelling kSpellings[] = {
     {"torch.mean .mean", "input dim/axis keepdim/keepdims * dtype", read_reduction, Op::mean},
     {"torch.sum .sum", "input dim/axis keepdim/keepdims * dtype", read_reduction, Op::sum},
@@ -78,6 +88,7 @@ constexpr Spelling kSpellings[] = {
     {"torch.special.log_softmax", "input dim * dtype", read_along_dim, Op::log_softmax},
     {"F.log_softmax", "input dim _stacklevel dtype", read_functional_softmax, Op::log_softmax},
     {"torch.cumsum .cumsum", "input dim/axis * dtype", read_along_dim, Op::cumsum},
+    {"torch.diff .diff", "input n dim prepend append", read_diff, Op::diff},
 };
 
 }  // namespace

@@ -294,8 +294,41 @@ bool read_select(Reading& reading) {
   return dim && index && push_select(reading, 0, *dim, *index);
 }
 
+// input, indices: what vmap makes of x[i, j]
+bool read_aten_index(Reading& reading) {
+  const TensorMeta* input = reading.tensor_at(0);
+  if (input == nullptr || reading.argument(1) == nullptr) return false;
+  IndexReader reader(reading.graph, *input);
+  if (!reader.read(items_of(*reading.argument(1))) || reader.index.tensors.empty()) return false;
+  return !reader.index.new_dims && reader.index.parts.empty() && push_index(reading, reader.index.tensors);
+}
+
+// input, in_dim, level
+bool read_batch(Reading& reading) {
+  const TensorMeta* input = reading.tensor_at(0);
+  const auto dim = input == nullptr ? std::nullopt : reading.dim(1, input->rank());
+  const auto level = reading.integer(2);
+  if (!dim || !level || reading.result().rank() + 1 != input->rank()) return false;
+  reading.out.dims = {*dim, *level};
+  return reading.push(0) && reading.done();
+}
+
+// input, level, batch_size, out_dim
+bool read_unbatch(Reading& reading) {
+  const TensorMeta* input = reading.tensor_at(0);
+  const auto level = reading.integer(1);
+  const auto dim = reading.dim(3, reading.result().rank());
+  if (input == nullptr || !dim || !level || reading.result().rank() != input->rank() + 1) return false;
+  reading.out.dims = {*dim, *level};
+  return reading.push(0) && reading.done();
+}
+
 constexpr Spelling kSpellings[] = {
     {"operator.getitem .__getitem__", "input index", read_getitem, Op::slice, Aliasing::first},
+    {"aten::index aten::index.Tensor", "input indices", read_aten_index, Op::index},
+    {"torch._functorch.predispatch._add_batch_dim", "input in_dim level", read_batch, Op::batch, Aliasing::first},
+    {"torch._functorch.predispatch._remove_batch_dim", "input level batch_size out_dim", read_unbatch, Op::unbatch,
+     Aliasing::first},
     {"torch.narrow .narrow", "input dim start length", read_narrow, Op::slice, Aliasing::first},
     {"torch.select .select", "input dim index", read_select, Op::select, Aliasing::first},
     {"torch.chunk .chunk", "input chunks dim", read_split_item, Op::opaque, Aliasing::first, false},

@@ -80,6 +80,12 @@ std::pair<std::string, std::int64_t> split_constant(const std::string& expressio
 
 }  // namespace
 
+std::pair<SymInt, std::int64_t> SymInt::split() const {
+  if (is_constant()) return {SymInt(0), value_};
+  auto [rest, constant] = split_constant(expression_);
+  return {symbolic(std::move(rest)), constant};
+}
+
 SymInt operator+(const SymInt& a, std::int64_t constant) {
   if (a.is_constant()) return SymInt(a.value_ + constant);
   auto [rest, sum] = split_constant(a.expression_);

@@ -22,6 +22,9 @@ class SymInt {
   const std::string& expression() const { return expression_; }  // sympy's canonical text, "s0*s1"
   std::string str() const { return is_constant() ? std::to_string(value_) : expression_; }
 
+  // "s0 + 3" is {"s0", 3}; a constant is {0, constant}.
+  std::pair<SymInt, std::int64_t> split() const;
+
   // Equal constants, or the same canonical expression. Two different expressions may still be equal at run time;
   // a proof is what counts, so they compare unequal.
   friend bool operator==(const SymInt& a, const SymInt& b) {
