@@ -192,6 +192,21 @@ class Run {
     for (const Proposal* proposal : chosen) {
       guarded(proposal->rule->name(), [&] { emit(*proposal); });
     }
+    read_replaced_identities();
+  }
+
+  // Where an edit replaces an identity of a value, calls behind it read that one: the value itself can go.
+  void read_replaced_identities() {
+    std::map<NodeId, NodeId> replaced;
+    for (const Edit& edit : result_.edits) {
+      for (const Result& result : edit.results) replaced[view_.resolve(result.node)] = result.node;
+    }
+    for (Edit& edit : result_.edits) {
+      for_each_node(edit.call, [&](graph::NodeRef& operand) {
+        const auto found = replaced.find(operand.id);
+        if (found != replaced.end() && found->second < edit.anchor) operand.id = found->second;
+      });
+    }
   }
 
   void emit(const Proposal& proposal) {

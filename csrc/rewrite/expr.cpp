@@ -19,7 +19,21 @@ graph::Value as_value(const Argument& argument) {
       argument);
 }
 
+void visit_nodes(Argument& argument, const std::function<void(graph::NodeRef&)>& visit) {
+  if (auto* node = std::get_if<graph::NodeRef>(&argument)) visit(*node);
+  if (auto* inner = std::get_if<std::shared_ptr<const Expr>>(&argument)) {
+    Expr expr = **inner;
+    for_each_node(expr, visit);
+    *inner = std::make_shared<const Expr>(std::move(expr));
+  }
+}
+
 }  // namespace
+
+void for_each_node(Expr& expr, const std::function<void(graph::NodeRef&)>& visit) {
+  for (Argument& argument : expr.args) visit_nodes(argument, visit);
+  for (auto& entry : expr.kwargs) visit_nodes(entry.second, visit);
+}
 
 std::string print(const graph::Graph& graph, const Argument& argument) {
   if (const auto* expr = std::get_if<std::shared_ptr<const Expr>>(&argument)) return print(graph, **expr);

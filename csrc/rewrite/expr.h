@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -29,6 +30,9 @@ struct Expr {
     return *this;
   }
 };
+
+// Every node that the call reads, at any depth.
+void for_each_node(Expr& expr, const std::function<void(graph::NodeRef&)>& visit);
 
 // "liger::rms_norm(%x, %weight, 1e-06, round_before_weight=True)"
 std::string print(const graph::Graph& graph, const Expr& expr);
