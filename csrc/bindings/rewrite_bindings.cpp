@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <map>
+
 #include "graph/graph.h"
 #include "rewrite/engine.h"
 #include "rewrite/rule_table.h"
@@ -39,7 +41,8 @@ struct PyEdit {
   std::string anchor;
   PyExpr call;
   std::vector<std::pair<int, std::string>> results;
-  std::vector<std::string> interior;
+  std::vector<std::string> interior, unused;
+  std::vector<rewrite::RunCondition> conditions;
 };
 
 struct PyRecord {
@@ -83,10 +86,12 @@ std::vector<std::string> names(const Graph& graph, const std::vector<NodeId>& id
 }
 
 PyEdit to_python(const Graph& graph, const Edit& edit) {
-  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}};
+  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}, {}, {}};
   for (const rewrite::Result& output : edit.results)
     result.results.emplace_back(output.output, graph[output.node].name);
   result.interior = names(graph, edit.interior);
+  result.unused = names(graph, edit.unused);
+  result.conditions = edit.conditions;
   return result;
 }
 
@@ -108,16 +113,24 @@ PyRecord to_python(const Graph& graph, const Record& record) {
           node.source, record.detail,        record.reason, record.num_nodes};
 }
 
-PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict) {
+using FactsByName = std::map<std::string, rewrite::mask::Fact>;
+
+PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, FactsByName facts,
+                       bool is_subgraph, bool grouped_cuda) {
   rewrite::EngineOptions options;
   options.disable = std::move(disable);
   options.strict = strict;
+  options.context = {std::move(facts), is_subgraph, grouped_cuda};
   const RewriteResult result = rewrite::rewrite(graph, rewrite::all_rules(), options);
   PyResult converted;
   for (const Edit& edit : result.edits) converted.edits.push_back(to_python(graph, edit));
   for (const Record& record : result.records) converted.records.push_back(to_python(graph, record));
   converted.errors = result.errors;
   return converted;
+}
+
+const char* name_of(const rewrite::RunCondition& condition) {
+  return condition.kind == rewrite::RunCondition::Kind::all_nonzero ? "all_nonzero" : "constant_along";
 }
 
 std::vector<std::string> rule_names() {
@@ -149,7 +162,9 @@ void register_rewrite(py::module_& module) {
       .def_readonly("anchor", &PyEdit::anchor)
       .def_readonly("call", &PyEdit::call)
       .def_readonly("results", &PyEdit::results)
-      .def_readonly("interior", &PyEdit::interior);
+      .def_readonly("interior", &PyEdit::interior)
+      .def_readonly("unused", &PyEdit::unused)
+      .def_readonly("conditions", &PyEdit::conditions);
   py::class_<PyRecord>(module, "Record")
       .def_readonly("rule", &PyRecord::rule)
       .def_readonly("kind", &PyRecord::kind)
@@ -163,12 +178,19 @@ void register_rewrite(py::module_& module) {
       .def_readonly("edits", &PyResult::edits)
       .def_readonly("records", &PyResult::records)
       .def_readonly("errors", &PyResult::errors);
+  py::class_<rewrite::RunCondition>(module, "RunCondition")
+      .def_property_readonly("kind", [](const rewrite::RunCondition& condition) { return name_of(condition); })
+      .def_readonly("node", &rewrite::RunCondition::node)
+      .def_readonly("dim", &rewrite::RunCondition::dim)
+      .def_readonly("is_outer", &rewrite::RunCondition::is_outer);
   module.def("rule_names", &rule_names, "Names of the rules, in alphabetical order.");
   module.def("rewrite", &rewrite_graph, py::arg("graph"), py::kw_only(),
              py::arg("disable") = std::vector<std::string>{}, py::arg("strict") = false,
+             py::arg("facts") = FactsByName{}, py::arg("is_subgraph") = false, py::arg("grouped_cuda") = true,
              "Matches every rule over `graph` and returns the edits and the records of the report.\n\n"
              "Nothing is changed. `disable` names rules to leave out. With `strict` an exception inside a rule is\n"
-             "raised; otherwise it is listed in `errors` and that rule rewrites nothing.");
+             "raised; otherwise it is listed in `errors` and that rule rewrites nothing. Of a subgraph, `facts` says\n"
+             "what is known of its placeholders. `grouped_cuda`: CUDA has attention for fewer key than query heads.");
 }
 
 }  // namespace liger::bindings

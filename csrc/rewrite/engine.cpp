@@ -105,6 +105,7 @@ class Run {
     Match& match = proposal.matches.front();
     match.set_needed_outputs(outputs_needed(proposal.site));
     match.set_result(proposal.site.results.front().node);
+    match.set_context(options_.context);
     for (const auto& precondition : proposal.rule->preconditions()) {
       if (Verdict verdict = precondition(match); !verdict) return verdict;
       ++checks_passed;
@@ -212,13 +213,37 @@ class Run {
   void emit(const Proposal& proposal) {
     const Site& site = proposal.site;
     Replacement replacement = proposal.rule->build(proposal.matches);
-    Edit edit{proposal.rule->name(),       result_.records.size(), site.anchor,
-              std::move(replacement.call), site.results,           site.interior()};
+    const NodeId root = proposal.matches.back().root();  // where the model's own code computes it
+    Edit edit{proposal.rule->name(),
+              result_.records.size(),
+              site.anchor,
+              std::move(replacement.call),
+              site.results,
+              site.interior(),
+              std::move(replacement.conditions),
+              needed_only_by(replacement.dropped)};
     if (proposal.matches.size() == 1) edit.results.front().output = replacement.root_output;
     result_.edits.push_back(std::move(edit));
-    const NodeId root = proposal.matches.back().root();  // where the model's own code computes it
     result_.records.push_back(
         {Record::Kind::rewritten, proposal.rule->name(), root, replacement.detail, "", site.interior().size()});
+  }
+
+  // What a dropped operand is made from, as far as it is understood and so has no other effect.
+  std::vector<NodeId> needed_only_by(NodeId dropped) const {
+    std::set<NodeId> found;
+    std::vector<NodeId> pending;
+    if (dropped != graph::kNoNode) pending.push_back(dropped);
+    while (!pending.empty()) {
+      const NodeId id = pending.back();
+      pending.pop_back();
+      const Op op = view_[id].op;
+      const bool stays = op == Op::opaque || op == Op::input || op == Op::item || op == Op::dropout ||
+                         op == Op::subgraph_call || op == Op::tuple_item || !graph_[id].tensor;
+      if (stays || !found.insert(id).second) continue;
+      const std::vector<NodeId> inputs = graph::inputs_of(graph_[id]);
+      pending.insert(pending.end(), inputs.begin(), inputs.end());
+    }
+    return {found.begin(), found.end()};
   }
 
   // One record for each place: the deepest refusal, and none where a rewrite took the place after all.

@@ -19,7 +19,7 @@ using Argument = std::variant<graph::None, bool, std::int64_t, double, std::stri
                               std::shared_ptr<const Expr>>;
 
 // A call to be built. `op` is "liger::<name>" for an op of ours, "cast" for x.to(dtype), or "like:<node>" for the call
-// of an existing node with its first tensor argument replaced by args[0].
+// of an existing node with its first tensor argument replaced by args[0], "attention" for scaled_dot_product_attention.
 struct Expr {
   std::string op;
   std::vector<Argument> args;
@@ -45,6 +45,16 @@ struct Result {
   graph::NodeId node = graph::kNoNode;
 };
 
+// What must hold of a tensor's values in a call of the graph for a rewrite to be right in that call.
+struct RunCondition {
+  enum class Kind : std::uint8_t { all_nonzero, constant_along };
+
+  Kind kind = Kind::all_nonzero;
+  std::string node;
+  std::size_t dim = 0;    // of constant_along
+  bool is_outer = false;  // a node of the graph that calls this one as a subgraph
+};
+
 struct Edit {
   std::string rule;
   std::size_t record = 0;                 // index into RewriteResult::records
@@ -52,6 +62,8 @@ struct Edit {
   Expr call;
   std::vector<Result> results;
   std::vector<graph::NodeId> interior;  // matched nodes in program order, to be erased where nothing uses them
+  std::vector<RunCondition> conditions;
+  std::vector<graph::NodeId> unused;  // what only a dropped operand may have needed, to be erased in the same way
 };
 
 struct Record {

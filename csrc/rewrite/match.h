@@ -6,9 +6,17 @@
 #include <vector>
 
 #include "rewrite/expr.h"
+#include "rewrite/mask/reader.h"
 #include "rewrite/pattern.h"
 
 namespace liger::rewrite {
+
+// What rules may know beside the graph.
+struct Context {
+  mask::Facts facts;         // of the graph's placeholders, where it is a subgraph
+  bool is_subgraph = false;  // its own values cannot be asked about before it runs
+  bool grouped_cuda = true;  // the CUDA device has an attention kernel for fewer key than query heads
+};
 
 class Match {
  public:
@@ -46,6 +54,9 @@ class Match {
   bool needs_output(int index) const;
   void set_needed_outputs(std::vector<int> outputs) { needed_outputs_ = std::move(outputs); }
 
+  const Context& context() const { return *context_; }
+  void set_context(const Context& context) { context_ = &context; }
+
   // As arguments of a call: a node, or a number (literal or the node of a symbolic one).
   Argument operator()(const Pattern& pattern) const;
   // The number behind a capture where it is a literal; nullopt where it is symbolic.
@@ -56,6 +67,7 @@ class Match {
   NodeId root_;
   Bindings bindings_;
   std::vector<int> needed_outputs_;
+  const Context* context_ = nullptr;
   NodeId result_ = graph::kNoNode;
 };
 

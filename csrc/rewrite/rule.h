@@ -18,6 +18,8 @@ struct Replacement {
   Expr call;
   std::string detail;             // for the report: "rms_norm + residual add"
   int root_output = kOnlyResult;  // which output of the call the root takes; declared outputs name their own
+  std::vector<RunCondition> conditions = {};  // of the values that a call is given; none: it always holds
+  graph::NodeId dropped = graph::kNoNode;     // an operand that the call no longer reads
 };
 
 class Rule {

@@ -44,6 +44,21 @@ class Step:
     node: torch.fx.Node | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What must hold of the values of a tensor, which is computed from integer inputs of the whole graph.
+
+    Attributes:
+        kind: "all_nonzero", or "constant_along": equal along `dim`.
+        node: name of the tensor's node.
+        dim: of "constant_along".
+    """
+
+    kind: str
+    node: str
+    dim: int
+
+
 @dataclasses.dataclass
 class Plan:
     """A checked edit.
@@ -52,11 +67,15 @@ class Plan:
         anchor: the node before which the new nodes go.
         results: each replaced node with the step that replaces it.
         erased: nodes that nothing uses any more, in program order.
+        unused: nodes without effects that may have no user once all plans are applied, and go if so.
+        conditions: what must hold in a call for the edit to be right in it.
     """
 
     anchor: torch.fx.Node
     results: list[tuple[torch.fx.Node, Step]]
     erased: list[torch.fx.Node]
+    unused: list[torch.fx.Node]
+    conditions: tuple[Condition, ...]
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +111,10 @@ class Planner:
             step.value = _checked(self._nodes[name], step.value)
             results.append((self._nodes[name], step))
         matched = {self._nodes[name] for name in edit.interior} | {node for node, _ in results}
-        return Plan(anchor, results, _erasable(sorted(matched), [node for node, _ in results], anchor))
+        erased = _erasable(sorted(matched), [node for node, _ in results], anchor)
+        unused = [self._nodes[name] for name in edit.unused]
+        conditions = tuple(Condition(item.kind, item.node, item.dim) for item in edit.conditions)
+        return Plan(anchor, results, erased, unused, conditions)
 
     def _step(self, expr: Any, anchor: torch.fx.Node, region: Region) -> Step:
         args = tuple(self._argument(item, anchor, region) for item in expr.args)
@@ -101,6 +123,8 @@ class Planner:
         target: Any
         if expr.op == "cast":
             op, target = "call_method", "to"
+        elif expr.op == "attention":
+            target = torch.nn.functional.scaled_dot_product_attention
         elif expr.op.startswith("like:"):
             pattern = self._nodes[expr.op.removeprefix("like:")]
             op, target = pattern.op, pattern.target
@@ -263,7 +287,7 @@ def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
     except Exception:
         _take_back(graph, built, moved)
         raise
-    for node in sorted(erased, reverse=True):
+    for node in sorted(erased.union(*(plan.unused for plan in plans)), reverse=True):
         if not node.users:
             graph.erase_node(node)
     gm.recompile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from liger_compile import environment, reporting
 from liger_compile.options import Options, parse_options
 from liger_compile.reporting import Report
-from liger_compile.rewriting import Settings, rewrite_module
+from liger_compile.rewriting import Rewriting, Settings
+from liger_compile.variants import Question, Variants, copied
 
 
 def liger(
@@ -36,30 +38,49 @@ def liger(
         OptionError: an option is unknown or has a wrong value.
     """
     parsed = parse_options(mode, options)
-    report = _rewrite(gm, parsed)
     if parsed.inner != "inductor":
         from torch._dynamo.backends.registry import lookup_backend
 
-        return lookup_backend(parsed.inner)(gm, list(example_inputs))
+        inner = lookup_backend(parsed.inner)
+        return _compiled(gm, example_inputs, parsed, lambda graph, inputs, _: inner(graph, list(inputs)))
     wrapper = torch._TorchCompileInductorWrapper(parsed.mode, dict(parsed.inductor), None)
-    return _inductor(wrapper, gm, example_inputs, report)
+    return _compiled(gm, example_inputs, parsed, functools.partial(_inductor, wrapper))
 
 
 def compile_as_inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
     """What plain `torch.compile` calls under LIGER_COMPILE=1; `wrapper` holds Inductor's mode and options."""
-    return _inductor(wrapper, gm, example_inputs, _rewrite(gm, parse_options()))
+    return _compiled(gm, example_inputs, parse_options(), functools.partial(_inductor, wrapper))
 
 
-def _rewrite(gm: torch.fx.GraphModule, options: Options) -> Report:
-    report = rewrite_module(gm, Settings(options.rewrite, options.disable, options.strict, options.inner))
+def _compiled(
+    gm: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    inner: Callable[[torch.fx.GraphModule, Sequence[Any], bool], Callable[..., Any]],
+) -> Callable[..., Any]:
+    """Rewrite and compile; `inner` is told whether anything was rewritten."""
+    settings = Settings(options.rewrite, options.disable, options.strict, options.inner)
+    rewriting = Rewriting(gm, settings)
+    if not rewriting.conditions:
+        report = rewriting.apply()
+        _keep(report, options)
+        return inner(gm, example_inputs, bool(report.rewrites))
+    question = Question(gm, rewriting.conditions)
+    holds = question.holds(example_inputs)
+    variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
+    _keep(rewriting.apply(conditions_hold=holds), options)
+    variants.add(holds, inner(gm, example_inputs, True))
+    return variants
+
+
+def _keep(report: Report, options: Options) -> None:
     environment.write_report_at_exit()
     reporting.add(report, options.report)
-    return report
 
 
-def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], report: Report) -> Any:
+def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:
     # Without a rewrite the graph shares plain Inductor's cache entries, and compiles to the same code.
-    if report.rewrites:
+    if is_rewritten:
         from liger_compile.cache_tag import tagged
 
         wrapper = copy.copy(wrapper)

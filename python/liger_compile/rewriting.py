@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.fx
 
-from liger_compile.apply import EditDeclined, EditFailed, Planner, apply_plans
+from liger_compile.apply import Condition, EditDeclined, EditFailed, Plan, Planner, apply_plans
 from liger_compile.regions import Region, Regions
 from liger_compile.reporting import Failure, Record, Report, merge
 
@@ -55,43 +56,163 @@ def profitable(record: Record, device: torch.device, inner: str) -> bool:
     return True
 
 
-def rewrite_module(gm: torch.fx.GraphModule, settings: Settings) -> Report:
-    """Rewrite a graph and the bodies of its checkpoints in place.
+class Rewriting:
+    """The rewrites of a graph and of the bodies of its checkpoints: planned when this is made, and made by `apply`.
 
-    A graph in which nothing is rewritten is not touched at all, not even recompiled. What raises inside is reported
-    and warned of once, and the graph keeps what it had; with `settings.strict` it is raised.
+    What raises inside is reported and warned of once, and the graph keeps what it had; with `settings.strict` it is
+    raised.
 
     Args:
         gm: a graph from Dynamo, whose nodes carry `meta["example_value"]`.
         settings: what to rewrite.
-
-    Returns:
-        The report of this graph.
     """
-    start = time.perf_counter()
-    rules = () if settings.rewrite == "none" else tuple(r for r in rule_names() if r not in settings.disable)
-    modules = list(_with_bodies(gm, Region(torch.is_grad_enabled())))
-    parts = [Report(nodes=len(module.graph.nodes)) for module, _ in modules]
-    if rules:
-        parts += [_rewrite_one(module, region, settings) for module, region in modules]
-    milliseconds = (time.perf_counter() - start) * 1e3
-    return dataclasses.replace(merge(parts), rules=rules, graphs=1, milliseconds=milliseconds)
+
+    def __init__(self, gm: torch.fx.GraphModule, settings: Settings) -> None:
+        start = time.perf_counter()
+        self._rules = () if settings.rewrite == "none" else tuple(r for r in rule_names() if r not in settings.disable)
+        self._settings = settings
+        self._parts = list(_parts(_Part(gm, Region(torch.is_grad_enabled()), settings, bool(self._rules)), set()))
+        self._seconds = time.perf_counter() - start
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What some of the rewrites need to hold in a call of the graph; each once."""
+        conditions = [c for part in self._parts for plan in part.plans.values() for c in plan.conditions]
+        return tuple(dict.fromkeys(conditions))
+
+    def apply(self, *, conditions_hold: bool = True) -> Report:
+        """Rewrite the graph in place, with or without the rewrites that depend on conditions.
+
+        A graph in which nothing is rewritten is not touched at all, not even recompiled.
+
+        Returns:
+            The report of this graph.
+        """
+        start = time.perf_counter()
+        reports = [part.apply(conditions_hold) for part in self._parts]
+        milliseconds = (self._seconds + time.perf_counter() - start) * 1e3
+        return dataclasses.replace(merge(reports), rules=self._rules, graphs=1, milliseconds=milliseconds)
 
 
-def _with_bodies(
-    gm: torch.fx.GraphModule, initial: Region, seen: set[int] | None = None
-) -> Iterator[tuple[torch.fx.GraphModule, Region]]:
-    """The module and the subgraphs that are called from it, each with the state in which it begins."""
-    seen = set() if seen is None else seen
-    seen.add(id(gm))
-    yield gm, initial
-    if not any(isinstance(child, torch.fx.GraphModule) for child in gm.children()):
+def rewrite_module(gm: torch.fx.GraphModule, settings: Settings) -> Report:
+    """Rewrite a graph in place, taking every condition on the values of a call to hold: see `Rewriting`."""
+    return Rewriting(gm, settings).apply()
+
+
+class _Part:
+    """One graph on its way: the whole one, or the body of a checkpoint."""
+
+    def __init__(
+        self,
+        gm: torch.fx.GraphModule,
+        region: Region,
+        settings: Settings,
+        has_rules: bool,
+        facts: dict[str, Any] | None = None,
+        is_subgraph: bool = False,
+    ) -> None:
+        self.gm = gm
+        self.region = region
+        self.settings = settings
+        self.has_rules = has_rules
+        self.plans: dict[int, Plan] = {}
+        self._facts = facts or {}
+        self._is_subgraph = is_subgraph
+        self._graph: Any = None
+        self._nodes = len(gm.graph.nodes)
+        self._records: list[Record] = []
+        self._failures: list[Failure] = []
+        if has_rules:
+            self._guarded(self._plan_all)
+
+    def apply(self, conditions_hold: bool) -> Report:
+        plans = {i: plan for i, plan in self.plans.items() if conditions_hold or not plan.conditions}
+        if plans and not self.settings.dry_run:
+            self._guarded(lambda: apply_plans(self.gm, list(plans.values())))
+        return Report(tuple(self._records), tuple(self._failures), nodes=self._nodes)
+
+    def facts_of(self, nodes: Iterable[torch.fx.Node]) -> dict[str, Any]:
+        """What is known of tensors that are passed to a subgraph, by the names of their nodes."""
+        from liger_compile import _rewriter
+
+        names = sorted({node.name for node in nodes})
+        return _rewriter.facts_of(self._graph, names, facts=self._facts) if self._graph is not None and names else {}
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if self.settings.strict:
+                raise
+            self.plans, self._records = {}, []
+            self._failures = [_failure("liger-compile", error)]
+
+    def _plan_all(self) -> None:
+        from liger_compile import _rewriter
+
+        self._graph = _rewriter.import_graph(self.gm)
+        result = _rewriter.rewrite(
+            self._graph,
+            disable=list(self.settings.disable),
+            strict=self.settings.strict,
+            facts=self._facts,
+            is_subgraph=self._is_subgraph,
+            grouped_cuda=_has_grouped_attention(),
+        )
+        self._failures += [_failure(rule, message) for rule, message in result.errors]
+        self._records = [_record(record) for record in result.records]
+        planner = Planner(self.gm.graph, self.region)
+        for edit in result.edits:
+            self._plan(planner, edit)
+
+    def _plan(self, planner: Planner, edit: Any) -> None:
+        """Keep a checked plan for an edit, or say in its record why there is none."""
+        record = self._records[edit.record]
+        try:
+            plan = planner.plan(edit)
+        except EditDeclined as refusal:
+            self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=str(refusal))
+        except EditFailed as error:
+            if self.settings.strict:
+                raise
+            self._failures.append(_failure(edit.rule, error))
+            self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=f"failed inside: {error}")
+        else:
+            if self.settings.rewrite == "auto" and not profitable(record, plan.device, self.settings.inner):
+                reason = f"left to {self.settings.inner}, which is faster here; rewrite='all' rewrites it all the same"
+                self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=reason)
+            else:
+                self.plans[edit.record] = plan
+
+
+def _parts(part: _Part, seen: set[int]) -> Iterator[_Part]:
+    """The part and those of the subgraphs that are called from it, each with the state in which it begins."""
+    seen.add(id(part.gm))
+    yield part
+    if not any(isinstance(child, torch.fx.GraphModule) for child in part.gm.children()):
         return
-    regions = Regions(gm.graph, initial)
-    for node in gm.graph.nodes:
-        body = _body(gm, node)
-        if body is not None and id(body) not in seen:
-            yield from _with_bodies(body, regions.at(node), seen)
+    regions = Regions(part.gm.graph, part.region)
+    calls = [(node, body) for node in part.gm.graph.nodes if (body := _body(part.gm, node)) is not None]
+    times_called = Counter(id(body) for _, body in calls)
+    known = part.facts_of(operand for node, _ in calls for operand in node.all_input_nodes)
+    for node, body in calls:
+        if id(body) not in seen:
+            facts = _facts_of_body(node, body, known) if times_called[id(body)] == 1 else {}
+            inner = _Part(body, regions.at(node), part.settings, part.has_rules, facts, is_subgraph=True)
+            yield from _parts(inner, seen)
+
+
+def _facts_of_body(node: torch.fx.Node, body: torch.fx.GraphModule, known: dict[str, Any]) -> dict[str, Any]:
+    """Facts by the names of the body's placeholders, which stand for the operands of its call in order."""
+    operands = node.args if node.op == "call_module" else node.args[1:]
+    placeholders = body.graph.find_nodes(op="placeholder")
+    if node.kwargs and len(operands) != len(placeholders):
+        return {}
+    return {
+        placeholder.name: known[operand.name]
+        for placeholder, operand in zip(placeholders, operands, strict=False)
+        if isinstance(operand, torch.fx.Node) and operand.name in known
+    }
 
 
 def _body(gm: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.GraphModule | None:
@@ -107,57 +228,11 @@ def _body(gm: torch.fx.GraphModule, node: torch.fx.Node) -> torch.fx.GraphModule
     return body if isinstance(body, torch.fx.GraphModule) else None
 
 
-def _rewrite_one(gm: torch.fx.GraphModule, region: Region, settings: Settings) -> Report:
-    try:
-        return _Rewriting(gm, region, settings).run()
-    except Exception as error:
-        if settings.strict:
-            raise
-        return Report(failures=(_failure("liger-compile", error),))
-
-
-class _Rewriting:
-    """One graph on its way."""
-
-    def __init__(self, gm: torch.fx.GraphModule, region: Region, settings: Settings) -> None:
-        self.gm = gm
-        self.settings = settings
-        self.planner = Planner(gm.graph, region)
-        self.failures: list[Failure] = []
-
-    def run(self) -> Report:
-        from liger_compile import _rewriter
-
-        result = _rewriter.rewrite(
-            _rewriter.import_graph(self.gm), disable=list(self.settings.disable), strict=self.settings.strict
-        )
-        for rule, message in result.errors:
-            self.failures.append(_failure(rule, message))
-        records = [_record(record) for record in result.records]
-        plans = {}
-        for edit in result.edits:
-            plan, records[edit.record] = self._plan(edit, records[edit.record])
-            if plan is not None:
-                plans[edit.record] = plan
-        if plans and not self.settings.dry_run:
-            apply_plans(self.gm, list(plans.values()))
-        return Report(tuple(records), tuple(self.failures))
-
-    def _plan(self, edit: Any, record: Record) -> tuple[Any, Record]:
-        """A checked plan for an edit, or None; and the record, declined where there is no plan."""
-        try:
-            plan = self.planner.plan(edit)
-        except EditDeclined as refusal:
-            return None, dataclasses.replace(record, kind="declined", reason=str(refusal))
-        except EditFailed as error:
-            if self.settings.strict:
-                raise
-            self.failures.append(_failure(edit.rule, error))
-            return None, dataclasses.replace(record, kind="declined", reason=f"failed inside: {error}")
-        if self.settings.rewrite == "auto" and not profitable(record, plan.device, self.settings.inner):
-            reason = f"left to {self.settings.inner}, which is faster here; rewrite='all' rewrites it all the same"
-            return None, dataclasses.replace(record, kind="declined", reason=reason)
-        return plan, record
+def _has_grouped_attention() -> bool:
+    """Whether CUDA's flash attention, which takes fewer key than query heads, is there and not switched off."""
+    if not torch.cuda.is_available():
+        return True  # nothing on CUDA will run
+    return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _record(record: Any) -> Record:

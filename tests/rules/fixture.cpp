@@ -38,8 +38,14 @@ std::string results_of(const graph::Graph& graph, const rewrite::Edit& edit) {
 }
 
 std::string line_of(const graph::Graph& graph, const rewrite::Edit& edit) {
-  return "rewrite " + edit.rule + " at " + percent(graph, edit.anchor) + ": " + rewrite::print(graph, edit.call) +
-         " -> " + results_of(graph, edit);
+  std::string line = "rewrite " + edit.rule + " at " + percent(graph, edit.anchor) + ": " +
+                     rewrite::print(graph, edit.call) + " -> " + results_of(graph, edit);
+  for (const rewrite::RunCondition& condition : edit.conditions) {
+    const bool is_nonzero = condition.kind == rewrite::RunCondition::Kind::all_nonzero;
+    line += is_nonzero ? ", if all of %" + condition.node + " is not zero"
+                       : ", if %" + condition.node + " is constant along dim " + std::to_string(condition.dim);
+  }
+  return line;
 }
 
 NodeId insert_call(Draft& draft, NodeId anchor, const rewrite::Expr& expr);
@@ -79,8 +85,10 @@ void insert_calls(Draft& draft, const rewrite::Edit& edit, Replacements& replace
 }
 
 void erase_unused(Draft& draft, const rewrite::Edit& edit) {
-  for (auto id = edit.interior.rbegin(); id != edit.interior.rend(); ++id) {
-    if (draft.has(*id) && !draft.is_used(*id)) draft.erase(*id);
+  for (const auto* ids : {&edit.interior, &edit.unused}) {
+    for (auto id = ids->rbegin(); id != ids->rend(); ++id) {
+      if (draft.has(*id) && !draft.is_used(*id)) draft.erase(*id);
+    }
   }
 }
 

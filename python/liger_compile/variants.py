@@ -1,0 +1,147 @@
+"""Graphs whose best form depends on values: a padding mask that hides nothing, positions that are one range.
+
+Which form a call needs is asked once, before the compiled graph runs: one wait for the device for a whole forward
+pass. Each form is compiled when it is first needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensor
+
+from liger_compile.apply import Condition
+from liger_compile.rewriting import Rewriting, Settings
+
+Compile = Callable[[torch.fx.GraphModule, Sequence[Any]], Callable[..., Any]]
+
+
+class Question:
+    """Whether conditions hold of the inputs of a graph.
+
+    Args:
+        gm: the graph, which is only read.
+        conditions: what to ask; their nodes depend on integer inputs alone.
+    """
+
+    def __init__(self, gm: torch.fx.GraphModule, conditions: Sequence[Condition]) -> None:
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        nodes = {node.name: node for node in gm.graph.nodes}
+        graph = torch.fx.Graph()
+        here: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in _needed([nodes[condition.node] for condition in conditions]):
+            here[node] = graph.node_copy(node, here.__getitem__)
+        answers = [_asked(graph, here[nodes[condition.node]], condition) for condition in conditions]
+        graph.output(answers)
+        graph.lint()
+        self._module = torch.fx.GraphModule(gm, graph)
+        self._inputs = [index for index, node in enumerate(placeholders) if node in here]
+
+    def holds(self, inputs: Sequence[Any]) -> bool:
+        """The answer for one call; waits for the device. Inputs without values are taken to satisfy it."""
+        needed = [inputs[index] for index in self._inputs]
+        if any(isinstance(value, FakeTensor) for value in needed):
+            return True
+        with torch.no_grad():
+            answers = self._module(*needed)
+            return bool(torch.stack(answers).all()) if len(answers) > 1 else bool(answers[0])
+
+
+def _needed(nodes: list[torch.fx.Node]) -> list[torch.fx.Node]:
+    """The nodes and all that they depend on, in program order."""
+    found: set[torch.fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += node.all_input_nodes
+    return sorted(found)
+
+
+def _asked(graph: torch.fx.Graph, tensor: torch.fx.Node, condition: Condition) -> torch.fx.Node:
+    if condition.kind == "all_nonzero":
+        compared = graph.call_function(torch.ne, (tensor, 0))
+    else:
+        first = (slice(None),) * condition.dim + (slice(0, 1),)
+        compared = graph.call_function(torch.eq, (tensor, graph.call_function(operator.getitem, (tensor, first))))
+    return graph.call_function(torch.all, (compared,))
+
+
+class Variants:
+    """A compiled graph in two forms: for calls in which the conditions of its rewrites hold, and for all others.
+
+    Args:
+        gm: the graph as Dynamo made it.
+        question: asks for the conditions.
+        settings: what to rewrite.
+        compile_graph: compiles a rewritten graph for its inputs.
+    """
+
+    def __init__(
+        self, gm: torch.fx.GraphModule, question: Question, settings: Settings, compile_graph: Compile
+    ) -> None:
+        self._gm = gm
+        self._question = question
+        self._settings = settings
+        self._compile = compile_graph
+        self._fake_inputs = [node.meta["example_value"] for node in gm.graph.find_nodes(op="placeholder")]
+        context = TracingContext.try_get()
+        self._fake_mode = None if context is None else context.fake_mode
+        self._forms: dict[bool, Callable[..., Any]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, conditions_hold: bool, compiled: Callable[..., Any]) -> None:
+        """Give one of the two forms."""
+        self._forms[conditions_hold] = compiled
+
+    def __call__(self, *inputs: Any) -> Any:
+        holds = self._question.holds(inputs)
+        compiled = self._forms.get(holds)
+        if compiled is None:
+            with self._lock:
+                compiled = self._forms.get(holds) or self._compiled_now(holds)
+                self._forms[holds] = compiled
+        return compiled(*inputs)
+
+    def _compiled_now(self, holds: bool) -> Callable[..., Any]:
+        """Compile a form after Dynamo's own compilation has ended, when the shapes' guards are settled."""
+        gm = copied(self._gm)
+        Rewriting(gm, self._settings).apply(conditions_hold=holds)
+        shape_env = None if self._fake_mode is None else self._fake_mode.shape_env
+        ignored = _ignored_guards(shape_env)
+        with tracing(TracingContext(self._fake_mode)):
+            compiled = self._compile(gm, self._fake_inputs)
+        if _ignored_guards(shape_env) == ignored:
+            return compiled
+        # The form would be right for some of the shapes only that this graph is called with.
+        text = "the second form of a graph needs more guards on its shapes than the first; it runs uncompiled"
+        warnings.warn(f"liger-compile: {text}", RuntimeWarning, stacklevel=3)
+        return gm.forward
+
+
+def _ignored_guards(shape_env: Any) -> int:
+    return 0 if shape_env is None else shape_env.counter["ignored_backward_guard"]
+
+
+def copied(gm: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """A copy with graphs of its own, also of the subgraphs; tensors are shared."""
+    copy_of = copy.copy(gm)
+    for name, value in vars(gm).items():
+        vars(copy_of).setdefault(name, value)
+    copy_of.graph = copy.deepcopy(gm.graph)
+    for old, new in zip(gm.graph.nodes, copy_of.graph.nodes, strict=True):
+        for name, value in vars(old).items():  # Dynamo's own attributes, which FX does not know
+            vars(new).setdefault(name, value)
+    for name, child in gm.named_children():
+        if isinstance(child, torch.fx.GraphModule):
+            setattr(copy_of, name, copied(child))
+    return copy_of
