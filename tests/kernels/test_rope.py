@@ -356,12 +356,14 @@ def test_opcheck(packed: bool, device: str) -> None:
     torch.library.opcheck(fused, (query.detach(), key.detach(), *tables))
 
 
+@torch._dynamo.config.patch(error_on_recompile=True)  # one graph serves every length
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles(backend: str, device: str) -> None:
     def run(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         out, other = fused(query * 2, key, cos, sin, contiguous_key=True)
         return torch.cat((out, other), dim=1).sin()
 
+    torch._dynamo.reset()
     compiled = torch.compile(run, backend=backend, fullgraph=True, dynamic=True)
     for length in (5, 9):
         inputs = _llama(torch.float32, device, length=length)(torch.Generator().manual_seed(length))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from liger_compile.ops.registration import register_autograd, register_fake
+from liger_compile.ops.registration import num_rows, register_autograd, register_fake
 
 
 def loss_like(rows: Tensor, target: Tensor, reduction: str, out_dtype: torch.dtype | None) -> Tensor:
@@ -60,7 +60,7 @@ def _fake(
 def _fake_forward(
     logits: Tensor, target: Tensor, *, reduction: str = "mean", out_dtype: torch.dtype | None = None, **_: Any
 ) -> tuple[Tensor, Tensor]:
-    lse = logits.new_empty(logits.shape[:-1].numel(), dtype=torch.float64)
+    lse = logits.new_empty(num_rows(logits), dtype=torch.float64)
     return loss_like(logits, target, reduction, out_dtype), lse
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from liger_compile.ops.cross_entropy import loss_like
-from liger_compile.ops.registration import register_autograd, register_fake
+from liger_compile.ops.registration import num_rows, register_autograd, register_fake
 
 _LOSS_OPTIONS = ("ignore_index", "reduction", "label_smoothing", "logit_scale", "softcap", "z_loss")
 
@@ -152,7 +152,7 @@ def _linear_cross_entropy_with_logits(
 
 
 def _lse_like(hidden_states: Tensor) -> Tensor:
-    return hidden_states.new_empty(hidden_states.shape[:-1].numel(), dtype=torch.float64)
+    return hidden_states.new_empty(num_rows(hidden_states), dtype=torch.float64)
 
 
 def _logits_like(hidden_states: Tensor, weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ a gradient is wanted. In inference mode the dispatcher goes to the native kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ import torch
 _LIBRARY = torch.library.Library("liger", "FRAGMENT")
 
 below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def num_rows(tensor: torch.Tensor) -> int:
+    """Product of all sizes but the last. `torch.Size.numel()` would fix symbolic sizes to what they were traced with."""
+    return math.prod(tensor.shape[:-1])
 
 
 def register_fake(name: str, fake: Callable[..., Any]) -> None:
