@@ -69,6 +69,10 @@ _EVALUATORS: dict[str, Callable[..., torch.Tensor]] = {
     "logsumexp": _reduce(torch.logsumexp),
     "softmax": lambda x, like, dims: x.softmax(dims[0]),
     "log_softmax": lambda x, like, dims: x.log_softmax(dims[0]),
+    "floor_div": lambda x, y, like: x // y,
+    "diff": lambda x, prepend, append, like, dims: torch.diff(x, dim=dims[0], prepend=prepend, append=append),
+    "tril": lambda x, like, bounds: x.tril(bounds[0]),
+    "triu": lambda x, like, bounds: x.triu(bounds[0]),
     "cumsum": lambda x, like, dims: x.cumsum(dims[0]),
     "concat": lambda *xs, like, dims: torch.cat(xs, dims[0]),
     "stack": lambda *xs, like, dims: torch.stack(xs, dims[0]),
@@ -91,7 +95,7 @@ _EVALUATORS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 # Read correctly but without a value to compare: inputs, random numbers, nodes that make no tensor.
-_SKIPPED = {"opaque", "input", "output", "dropout", "item", "tuple_item", "subgraph_call"}
+_SKIPPED = {"opaque", "input", "output", "dropout", "item", "tuple_item", "subgraph_call", "batch", "unbatch"}
 
 
 def check(text: str, like: torch.Tensor, values: Values, symbols: dict[str, int]) -> bool:

@@ -1,5 +1,6 @@
 """Applying edits to an FX graph, with edits made by hand."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -37,8 +38,19 @@ def call(op: str, *args: Any, **kwargs: Any) -> Expr:
     return Expr(op=op, args=list(args), kwargs=kwargs)
 
 
-def edit(anchor: str, expr: Expr, results: list[tuple[int, str]], interior: list[str]) -> Any:
-    return SimpleNamespace(rule="glu", record=0, anchor=anchor, call=expr, results=results, interior=interior)
+def edit(
+    anchor: str, expr: Expr, results: list[tuple[int, str]], interior: list[str], unused: Sequence[str] = ()
+) -> Any:
+    return SimpleNamespace(
+        rule="glu",
+        record=0,
+        anchor=anchor,
+        call=expr,
+        results=results,
+        interior=interior,
+        unused=list(unused),
+        conditions=[],
+    )
 
 
 class Builder:
@@ -241,6 +253,22 @@ def test_equal_inputs_are_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     )
     assert [type(scale) for scale in calls] == [int, float, bool]
+
+
+def test_what_only_dropped_operands_needed_goes_with_the_last_of_them() -> None:
+    b = Builder()
+    x, other = b.placeholder("x", 2, 3), b.placeholder("other", 2, 3)
+    shared = b.call(torch.sin, other)
+    mask = b.call(torch.cos, shared)
+    kept = b.call(torch.add, x, shared)
+    first, second = b.call(torch.mul, x, mask), b.call(torch.mul, kept, mask)
+    gm = b.module(first, second)
+    edits = [
+        edit(node.name, call("torch::neg", NodeName(operand.name)), [(-1, node.name)], [], [shared.name, mask.name])
+        for node, operand in ((first, x), (second, kept))
+    ]
+    apply_plans(gm, planned(gm, *edits))
+    assert names(gm) == ["x", "other", "sin", "add", "neg", "neg_1", "output"]
 
 
 def test_an_inconsistent_graph_is_taken_back() -> None:

@@ -66,7 +66,7 @@ def test_text_of_a_two_layer_llama(checkpointing: bool) -> None:
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     report = liger_compile.explain(model, **tiny_batch(model.config))
-    assert report.counts == {"rms_norm": 5, "rope": 2, "glu": 2, "linear_cross_entropy": 1}
+    assert report.counts == {"rms_norm": 5, "rope": 2, "glu": 2, "linear_cross_entropy": 1, "attention_mask": 2}
     assert (report.near_misses, report.declined, report.failures) == ([], [], ())
     lines = str(report).split("\n")
     assert len(lines) <= 40

@@ -56,3 +56,18 @@ def test_fixtures_hold_calls_of_every_front_op() -> None:
         "rms_norm", "add_rms_norm", "rope", "glu", "glu_packed", "cross_entropy", "linear_cross_entropy",
         "linear_cross_entropy_with_logits",
     }  # fmt: skip
+
+
+def test_attention_is_called_as_torch_takes_it() -> None:
+    """Not an op of ours, so there is no schema: its arguments are compared with the docstring's signature."""
+    text = torch.nn.functional.scaled_dot_product_attention.__doc__ or ""
+    names = set(re.findall(r"(\w+)=", text.split("->", maxsplit=1)[0]))
+    found = 0
+    for fixture in FIXTURES.rglob("*.txt"):
+        for arguments in re.findall(
+            r"^rewrite attention_mask at \S+: attention\((.*)\) -> ", fixture.read_text(), re.M
+        ):
+            keywords = {argument.split("=", 1)[0] for argument in split_arguments(arguments) if "=" in argument}
+            assert keywords <= names, arguments
+            found += 1
+    assert found > 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,13 @@ from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from liger_compile.tiny_models import tiny_model
+from numerics import check_pooled
+
+SEEDS = (0, 1, 2)
+
 COUNTS: dict[str, dict[str, int]] = {
-    family: {"rms_norm": norms, "rope": 2, "glu": 2, "linear_cross_entropy": 1}
+    family: {"rms_norm": norms, "rope": 2, "glu": 2, "linear_cross_entropy": 1, "attention_mask": 2}
     for family, norms in {
         "llama": 5,
         "mistral": 5,
@@ -74,3 +79,40 @@ def losses_of_training(call: Any, model: torch.nn.Module, batches: Iterable[dict
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
     return losses
+
+
+def compiled(model: torch.nn.Module, inner: str, **arguments: Any) -> Any:
+    return torch.compile(model, backend="liger", options={"inner": inner, "rewrite": "all"}, **arguments)
+
+
+def check_against_exact(
+    family: str,
+    model: Any,
+    fused: Any,
+    batch_of: Callable[[int], dict[str, Tensor]],
+    narrowest: torch.dtype | None = None,
+    **overrides: Any,
+) -> None:
+    """Loss, logits and every gradient of a tiny model and its compiled form, over three seeds of weights and batches.
+
+    `narrowest` is the dtype that results are rounded to on their way, the parameters' own where it is not given.
+
+    Attention is spelled otherwise while transformers is traced, so plain eager is one run of two that count as eager:
+    the other runs the traced graph as it is. The larger error of the two is what ours may have.
+    """
+    traced = torch.compile(model, backend="eager")
+    dtype, device = model.lm_head.weight.dtype, model.device
+    samples: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for seed in SEEDS:
+        model.load_state_dict(tiny_model(family, dtype, device, seed=seed, **overrides).state_dict())
+        batch = batch_of(seed)
+        exact = exact_copy(model)
+        exact.gradient_checkpointing_disable()
+        with ExactMode():
+            truth = loss_logits_gradients(exact, exact, batch)
+        ours, *eager = (loss_logits_gradients(call, model, batch) for call in (fused, model, traced))
+        for name, value in truth.items():
+            worse = max((run[name] for run in eager), key=lambda run: (run.double() - value).abs().max().item())
+            samples.setdefault(name, []).append((value, worse, ours[name]))
+    for name, drawn in samples.items():
+        check_pooled(f"{family} {name}", drawn, narrowest or dtype, only_rms=True)

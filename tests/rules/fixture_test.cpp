@@ -105,8 +105,8 @@ TEST_P(FixtureTest, IdentitiesDoNotMatter) {
 
 // A cast or view of what the site only reads.
 bool is_cheap(const Graph& graph, const rewrite::Edit& edit, NodeId value) {
-  static const std::set<std::string> kCheap = {"to",         "float",  "type", "operator.getitem", "view", "reshape",
-                                               "contiguous", "narrow", "t"};
+  static const std::set<std::string> kCheap = {"to",      "float",  "type",       "operator.getitem", "view",
+                                               "reshape", "expand", "contiguous", "narrow",           "t"};
   if (kCheap.count(graph[value].target) == 0) return false;
   const NodeId input = graph::inputs_of(graph[value]).front();
   return !contains(edit.interior, input) || is_cheap(graph, edit, input);
@@ -166,7 +166,10 @@ TEST_P(FixtureTest, RegionsAreNotCrossed) {
 
 TEST_P(FixtureTest, DtypesMatter) {
   if (skips("dtypes")) return;
-  for (const Place& place : places_) expect_other_rewrite(place, other_dtypes(fixture_.graph, place));
+  for (const Place& place : places_) {
+    const bool takes_any = place.edit->call.op == "attention";  // it is torch's own
+    if (!takes_any) expect_other_rewrite(place, other_dtypes(fixture_.graph, place));
+  }
 }
 
 TEST_P(FixtureTest, LiteralsMatter) {
