@@ -93,11 +93,11 @@ const auto exact_tanh = [](double x) { return std::tanh(x); };
 const auto exact_erf = [](double x) { return std::erf(x); };
 
 TEST(VecMath, Exp) {
-  EXPECT_LT(largest_error(fast_exp, exact_exp, -87.0, 88.7, true), 1.5e-7);
+  EXPECT_LT(largest_error(fast_exp, exact_exp, -87.3, 88.0, true), 1.5e-7);
   EXPECT_EQ(vec_exp(0.0f), 1.0f);
+  EXPECT_EQ(vec_exp(-87.4f), 0.0f);
+  EXPECT_EQ(vec_exp(-1e30f), 0.0f);
   EXPECT_EQ(vec_exp(-kInfinity), 0.0f);
-  EXPECT_EQ(vec_exp(kInfinity), kInfinity);
-  EXPECT_EQ(vec_exp(90.0f), kInfinity);
   EXPECT_TRUE(std::isnan(vec_exp(kNaN)));
 }
 

@@ -8,11 +8,11 @@
 
 namespace liger::kernels {
 
-// exp(x) = 2^n exp(r), |r| <= log(2) / 2. NaN stays NaN.
+// exp(x) = 2^n exp(r), |r| <= log(2) / 2, for x up to 88: softmax and distribution functions need no more. 0 where the
+// result would be subnormal. NaN stays NaN.
 LIGER_ALWAYS_INLINE float vec_exp(float x) {
-  x = x > 89.0f ? 89.0f : x;               // infinity from 88.73
-  x = x < -105.0f ? -105.0f : x;           // zero from -103.98
-  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  // 1.5 * 2^23 and the bias of the exponent: adding it leaves the nearest integer, biased, in the low bits.
+  constexpr float kRounder = 12582912.0f + 127.0f;
   const float shifted = x * 1.44269504f + kRounder;
   const float n = shifted - kRounder;
   const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // log(2) in two parts, the first one exact times n
@@ -22,12 +22,8 @@ LIGER_ALWAYS_INLINE float vec_exp(float x) {
   p = p * r + 1.666651815e-1f;
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
-  // 2^n as two factors, each a normal number, for results that overflow or are subnormal.
-  const auto exponent = static_cast<std::int32_t>(bits_of(shifted) - bits_of(kRounder));
-  const std::int32_t half = exponent >> 1;
-  const float first = float_from_bits(static_cast<std::uint32_t>(half + 127) << 23);
-  const float second = float_from_bits(static_cast<std::uint32_t>(exponent - half + 127) << 23);
-  return p * first * second;
+  const float scaled = p * float_from_bits(bits_of(shifted) << 23);
+  return x < -87.3f ? 0.0f : scaled;
 }
 
 LIGER_ALWAYS_INLINE float vec_abs(float x) { return float_from_bits(bits_of(x) & 0x7fffffffu); }
@@ -36,7 +32,7 @@ LIGER_ALWAYS_INLINE float vec_copysign(float magnitude, float sign) {
   return float_from_bits(bits_of(magnitude) | (bits_of(sign) & 0x80000000u));
 }
 
-// An odd polynomial near zero, 1 - 2 / (exp(2|x|) + 1) elsewhere.
+// An odd polynomial near zero, 1 - 2e / (1 + e) with e = exp(-2|x|) elsewhere.
 LIGER_ALWAYS_INLINE float vec_tanh(float x) {
   const float s = x * x;
   float p = -5.905860569e-3f;
@@ -45,7 +41,8 @@ LIGER_ALWAYS_INLINE float vec_tanh(float x) {
   p = p * s + 1.333195865e-1f;
   p = p * s - 3.333329856e-1f;
   const float near_zero = x + x * s * p;
-  const float elsewhere = vec_copysign(1.0f - 2.0f / (vec_exp(2.0f * vec_abs(x)) + 1.0f), x);
+  const float e = vec_exp(-2.0f * vec_abs(x));
+  const float elsewhere = vec_copysign(1.0f - 2.0f * e / (1.0f + e), x);
   return s < 0.36f ? near_zero : elsewhere;
 }
 
