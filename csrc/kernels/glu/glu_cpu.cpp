@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/common/cpu_isa.h"
+#include "kernels/common/row_block.h"
 #include "kernels/common/vec_math.h"
 #include "kernels/glu/glu.h"
 
@@ -10,6 +11,7 @@ namespace liger::kernels {
 namespace LIGER_ISA_NAMESPACE {
 
 constexpr std::int64_t kGrainElements = 16384;  // least work worth a thread
+constexpr float kLargestFloat = 3.402823466e38f;
 
 // A loop that uses only one of them computes only that.
 struct Activated {
@@ -17,11 +19,12 @@ struct Activated {
   float slope;
 };
 
-// From rest = cdf(-|x|), the smaller one of cdf and 1 - cdf, and cdf'(x). Nothing cancels, and x - x * rest is one
-// rounding less than x * (1 - rest).
+// From rest = cdf(-|x|), the smaller one of cdf and 1 - cdf, and cdf'(x). Nothing cancels, and max(x, 0) - |x| * rest
+// is one rounding less than x * (1 - rest).
 LIGER_ALWAYS_INLINE Activated gated(float x, float rest, float density) {
-  const float above = rest > 0.0f ? x - x * rest : x;  // x may be infinite
-  return {x < 0.0f ? x * rest : above, (x < 0.0f ? rest : 1.0f - rest) + x * density};
+  const float magnitude = vec_abs(x) > kLargestFloat ? kLargestFloat : vec_abs(x);  // infinity times 0 is NaN
+  const float positive = x > 0.0f ? x : 0.0f;
+  return {positive - magnitude * rest, (x < 0.0f ? rest : 1.0f - rest) + x * density};
 }
 
 // cdf(x) = 1 / (1 + exp(-z)), with z of the sign of x.
@@ -64,22 +67,26 @@ constexpr std::int64_t kBlock = 128;
 
 template <Activation kActivation, typename T>
 __attribute__((noinline)) void forward_block(const T* __restrict gate, const T* __restrict up, T* __restrict out) {
+  const ReadBlock<T, kBlock> gates(gate, kBlock), ups(up, kBlock);
+  WriteBlock<T, kBlock> outs(out, kBlock);
 #pragma omp simd
-  for (std::int64_t j = 0; j < kBlock; ++j) {
-    out[j] = from_float<T>(activated<kActivation>(to_float(gate[j])).value * to_float(up[j]));
-  }
+  for (std::int64_t j = 0; j < kBlock; ++j) outs.set_result(j, activated<kActivation>(gates[j]).value * ups[j]);
+  outs.finish();
 }
 
 template <Activation kActivation, typename T>
 __attribute__((noinline)) void backward_block(const T* __restrict grad_out, const T* __restrict gate,
                                               const T* __restrict up, T* __restrict grad_gate, T* __restrict grad_up) {
+  const ReadBlock<T, kBlock> grads(grad_out, kBlock), gates(gate, kBlock), ups(up, kBlock);
+  WriteBlock<T, kBlock> gate_grads(grad_gate, kBlock), up_grads(grad_up, kBlock);
 #pragma omp simd
   for (std::int64_t j = 0; j < kBlock; ++j) {
-    const float dy = to_float(grad_out[j]);
-    const Activated act = activated<kActivation>(to_float(gate[j]));
-    grad_gate[j] = from_float<T>(dy * to_float(up[j]) * act.slope);
-    grad_up[j] = from_float<T>(dy * act.value);
+    const Activated act = activated<kActivation>(gates[j]);
+    gate_grads.set_result(j, grads[j] * ups[j] * act.slope);
+    up_grads.set_result(j, grads[j] * act.value);
   }
+  gate_grads.finish();
+  up_grads.finish();
 }
 
 // The start of a block, the rest of which is zero.

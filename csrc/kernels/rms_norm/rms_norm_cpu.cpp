@@ -5,65 +5,113 @@
 #include <type_traits>
 
 #include "kernels/common/cpu_isa.h"
+#include "kernels/common/row_block.h"
 #include "kernels/rms_norm/rms_norm.h"
 
 namespace liger::kernels {
 namespace LIGER_ISA_NAMESPACE {
 
-constexpr std::int64_t kSumBlock = 512;         // columns summed before the sum goes to a double
+constexpr std::int64_t kRowBlock = 512;         // columns; their sum goes to a double
 constexpr std::int64_t kGrainElements = 16384;  // least work worth a thread
 
 // Gradients of float32 rows are computed in double: every bit of float is a result there.
 template <typename Hidden>
 using Accumulator = std::conditional_t<std::is_same_v<Hidden, float>, double, float>;
 
-// The sum of term(column) over the columns.
+template <typename T>
+using Reader = ReadBlock<T, kRowBlock>;
+template <typename T>
+using Writer = WriteBlock<T, kRowBlock>;
+
+// The sum of term(j) over a block.
 template <typename Acc, typename Term>
-LIGER_ALWAYS_INLINE double blocked_sum(std::int64_t width, Term&& term) {
-  double total = 0.0;
-  for (std::int64_t begin = 0; begin < width; begin += kSumBlock) {
-    const std::int64_t end = begin + kSumBlock < width ? begin + kSumBlock : width;
-    Acc sum = 0;
+LIGER_ALWAYS_INLINE double block_sum(std::int64_t count, Term&& term) {
+  Acc sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = begin; j < end; ++j) sum += term(j);
-    total += static_cast<double>(sum);
-  }
-  return total;
+  for (std::int64_t j = 0; j < count; ++j) sum += term(j);
+  return static_cast<double>(sum);
 }
 
 template <typename Hidden>
-double sum_of_squares(const Hidden* x, std::int64_t width) {
-  return blocked_sum<float>(width, [=](std::int64_t j) { return to_float(x[j]) * to_float(x[j]); });
+double sum_of_squares(const Hidden* row, std::int64_t width) {
+  double total = 0.0;
+  for_blocks<kRowBlock>(width, [&](std::int64_t begin, std::int64_t count) {
+    const Reader<Hidden> x(row + begin, count);
+    total += block_sum<float>(count, [&](std::int64_t j) { return x[j] * x[j]; });
+  });
+  return total;
 }
 
 template <typename Hidden>
 void add_rows(const Hidden* __restrict hidden, const Hidden* __restrict residual, Hidden* __restrict sum,
               std::int64_t width) {
+  for_blocks<kRowBlock>(width, [=](std::int64_t begin, std::int64_t count) {
+    const Reader<Hidden> a(hidden + begin, count), b(residual + begin, count);
+    Writer<Hidden> out(sum + begin, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) sum[j] = from_float<Hidden>(to_float(hidden[j]) + to_float(residual[j]));
+    for (std::int64_t j = 0; j < count; ++j) out.set(j, a[j] + b[j]);
+    out.finish();
+  });
 }
 
-template <bool kRound, typename Acc, typename Hidden>
-LIGER_ALWAYS_INLINE Acc unit_value(Hidden x, Acc rstd) {
-  const Acc unit = Acc(to_float(x)) * rstd;
-  return kRound ? Acc(rounded_to<Hidden>(static_cast<float>(unit))) : unit;
-}
+// x * rstd of a block, rounded to Hidden where kRound. rstd + rest is 1 / rms; float32 results would show what the
+// rounding of rstd to float lost.
+template <bool kRound, typename Hidden>
+class Units {
+ public:
+  Units(const Hidden* row, std::int64_t count, float rstd, float rest) : x_(row, count), rstd_(rstd), rest_(rest) {}
+  LIGER_ALWAYS_INLINE float operator[](std::int64_t j) const {
+    const float unit = x_[j] * rstd_;
+    if constexpr (std::is_same_v<Hidden, float>) return x_[j] * rest_ + unit;
+    return kRound ? rounded_to<Hidden>(unit) : unit;
+  }
 
+ private:
+  Reader<Hidden> x_;
+  float rstd_;
+  float rest_;
+};
+
+// float16 is rounded a block at a time, see row_block.h.
+template <>
+class Units<true, Float16> {
+ public:
+  Units(const Float16* row, std::int64_t count, float rstd, float) {
+    widen(row, values_, count);
+#pragma omp simd
+    for (std::int64_t j = 0; j < count; ++j) values_[j] *= rstd;
+    round_to_float16(values_, count);
+  }
+  LIGER_ALWAYS_INLINE float operator[](std::int64_t j) const { return values_[j]; }
+
+ private:
+  float values_[kRowBlock];
+};
+
+// offset + weight of a block, 1 where there is no weight.
 template <bool kHasWeight, typename Acc, typename Weight>
-LIGER_ALWAYS_INLINE Acc scale_of(const Weight* weight, std::int64_t column, Acc offset) {
-  return kHasWeight ? offset + Acc(to_float(weight[column])) : Acc(1);
-}
+class Scales {
+ public:
+  Scales(const Weight* weight, std::int64_t begin, std::int64_t count, Acc offset)
+      : weight_(kHasWeight ? weight + begin : nullptr, kHasWeight ? count : 0), offset_(offset) {}
+  LIGER_ALWAYS_INLINE Acc operator[](std::int64_t j) const { return kHasWeight ? offset_ + Acc(weight_[j]) : Acc(1); }
 
-// rstd + rest is 1 / rms; float32 results would show what the rounding of rstd to float lost.
+ private:
+  Reader<Weight> weight_;
+  Acc offset_;
+};
+
 template <bool kHasWeight, bool kRound, typename Hidden, typename Weight, typename Out>
 void scale_row(const Hidden* __restrict x, const Weight* __restrict weight, Out* __restrict out, std::int64_t width,
                float rstd, float rest, float offset) {
+  for_blocks<kRowBlock>(width, [=](std::int64_t begin, std::int64_t count) {
+    const Units<kRound, Hidden> units(x + begin, count, rstd, rest);
+    const Scales<kHasWeight, float, Weight> scales(weight, begin, count, offset);
+    Writer<Out> results(out + begin, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    float unit = unit_value<kRound>(x[j], rstd);
-    if constexpr (std::is_same_v<Hidden, float>) unit = x[j] * rest + unit;
-    out[j] = from_float<Out>(unit * scale_of<kHasWeight>(weight, j, offset));
-  }
+    for (std::int64_t j = 0; j < count; ++j) results.set(j, units[j] * scales[j]);
+    results.finish();
+  });
 }
 
 template <bool kHasWeight, bool kRound, typename Hidden, typename Weight, typename Out>
@@ -88,33 +136,56 @@ void forward_rows(const RmsNormArgs& args, std::int64_t begin, std::int64_t end)
 
 // <grad_out * (offset + weight), x>
 template <bool kHasWeight, typename Acc, typename Hidden, typename Weight, typename Out>
-double weighted_dot(const Out* grad_out, const Weight* weight, const Hidden* x, std::int64_t width, Acc offset) {
-  return blocked_sum<Acc>(width, [=](std::int64_t j) {
-    return Acc(to_float(grad_out[j])) * scale_of<kHasWeight>(weight, j, offset) * Acc(to_float(x[j]));
+double weighted_dot(const Out* grad_out, const Weight* weight, const Hidden* row, std::int64_t width, Acc offset) {
+  double total = 0.0;
+  for_blocks<kRowBlock>(width, [&](std::int64_t begin, std::int64_t count) {
+    const Reader<Out> dy(grad_out + begin, count);
+    const Reader<Hidden> x(row + begin, count);
+    const Scales<kHasWeight, Acc, Weight> scales(weight, begin, count, offset);
+    total += block_sum<Acc>(count, [&](std::int64_t j) { return Acc(dy[j]) * scales[j] * Acc(x[j]); });
   });
+  return total;
 }
 
 template <bool kHasWeight, bool kAddGradSum, typename Acc, typename Hidden, typename Weight, typename Out>
-void grad_hidden_row(const Out* __restrict grad_out, const Hidden* __restrict grad_sum, const Hidden* __restrict x,
+void grad_hidden_row(const Out* __restrict grad_out, const Hidden* __restrict grad_sum, const Hidden* __restrict row,
                      const Weight* __restrict weight, Hidden* __restrict grad_hidden, std::int64_t width, Acc rstd,
                      Acc projection, Acc offset) {
+  for_blocks<kRowBlock>(width, [=](std::int64_t begin, std::int64_t count) {
+    const Reader<Out> dy(grad_out + begin, count);
+    const Reader<Hidden> x(row + begin, count), added(kAddGradSum ? grad_sum + begin : row, kAddGradSum ? count : 0);
+    const Scales<kHasWeight, Acc, Weight> scales(weight, begin, count, offset);
+    Writer<Hidden> results(grad_hidden + begin, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    const Acc m = Acc(to_float(grad_out[j])) * scale_of<kHasWeight>(weight, j, offset);
-    const Acc norm_grad = rstd * m - projection * Acc(to_float(x[j]));
-    const Acc grad = kAddGradSum ? norm_grad + Acc(to_float(grad_sum[j])) : norm_grad;
-    grad_hidden[j] = from_float<Hidden>(static_cast<float>(grad));
-  }
+    for (std::int64_t j = 0; j < count; ++j) {
+      const Acc norm_grad = rstd * (Acc(dy[j]) * scales[j]) - projection * Acc(x[j]);
+      results.set(j, static_cast<float>(kAddGradSum ? norm_grad + Acc(added[j]) : norm_grad));
+    }
+    results.finish();
+  });
 }
 
 // Thousands of rows add up, so the sums are doubles for every dtype.
-template <bool kRound, typename Acc, typename Hidden, typename Out>
-void add_weight_row(const Out* __restrict grad_out, const Hidden* __restrict x, double* __restrict total,
-                    std::int64_t width, Acc rstd) {
+template <bool kRound, typename Hidden, typename Out>
+void add_weight_row(const Out* __restrict grad_out, const Hidden* __restrict row, double* __restrict total,
+                    std::int64_t width, Accumulator<Hidden> rstd) {
+  using Acc = Accumulator<Hidden>;
+  for_blocks<kRowBlock>(width, [=](std::int64_t begin, std::int64_t count) {
+    const Reader<Out> dy(grad_out + begin, count);
+    double* sums = total + begin;
+    if constexpr (std::is_same_v<Hidden, float>) {
+      const Reader<Hidden> x(row + begin, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    total[j] += static_cast<double>(Acc(to_float(grad_out[j])) * unit_value<kRound>(x[j], rstd));
-  }
+      for (std::int64_t j = 0; j < count; ++j) {
+        const Acc unit = Acc(x[j]) * rstd;
+        sums[j] += Acc(dy[j]) * (kRound ? Acc(static_cast<float>(unit)) : unit);
+      }
+    } else {
+      const Units<kRound, Hidden> units(row + begin, count, rstd, 0.0f);
+#pragma omp simd
+      for (std::int64_t j = 0; j < count; ++j) sums[j] += static_cast<double>(dy[j] * units[j]);
+    }
+  });
 }
 
 // The sums of weight gradient of one part of the rows, [width].

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/common/cpu_isa.h"
+#include "kernels/common/row_block.h"
 #include "kernels/rope/rope.h"
 
 namespace liger::kernels {
@@ -37,9 +38,10 @@ LIGER_ALWAYS_INLINE std::int64_t offset_of(const std::int64_t (&position)[3], co
 }
 
 template <typename Table>
-void widen(const Table* __restrict table, float* __restrict out, std::int64_t count, float factor) {
+void read_table(const Table* __restrict table, float* __restrict out, std::int64_t count, float factor) {
+  const ReadBlock<Table, kTilePairs> values(table, count);
 #pragma omp simd
-  for (std::int64_t i = 0; i < count; ++i) out[i] = factor * to_float(table[i]);
+  for (std::int64_t i = 0; i < count; ++i) out[i] = factor * values[i];
 }
 
 template <typename Table>
@@ -48,21 +50,24 @@ void fill_rotation(const RopeArgs& args, const std::int64_t (&position)[3], std:
   const std::int64_t half = args.rotary_dim / 2;
   const auto* cos = static_cast<const Table*>(args.cos.data) + offset_of(position, args.cos.strides) + begin;
   const auto* sin = static_cast<const Table*>(args.sin.data) + offset_of(position, args.sin.strides) + begin;
-  widen(cos, rotation.cos_first, count, 1.0f);
-  widen(cos + half, rotation.cos_second, count, 1.0f);
-  widen(args.transpose ? sin + half : sin, rotation.sin_first, count, args.transpose ? 1.0f : -1.0f);
-  widen(args.transpose ? sin : sin + half, rotation.sin_second, count, args.transpose ? -1.0f : 1.0f);
+  read_table(cos, rotation.cos_first, count, 1.0f);
+  read_table(cos + half, rotation.cos_second, count, 1.0f);
+  read_table(args.transpose ? sin + half : sin, rotation.sin_first, count, args.transpose ? 1.0f : -1.0f);
+  read_table(args.transpose ? sin : sin + half, rotation.sin_second, count, args.transpose ? -1.0f : 1.0f);
 }
 
 template <typename T>
 void turn(const Rotation& rotation, const T* __restrict first, const T* __restrict second, T* __restrict out_first,
           T* __restrict out_second, std::int64_t count) {
+  const ReadBlock<T, kTilePairs> a(first, count), b(second, count);
+  WriteBlock<T, kTilePairs> turned_a(out_first, count), turned_b(out_second, count);
 #pragma omp simd
   for (std::int64_t i = 0; i < count; ++i) {
-    const float a = to_float(first[i]), b = to_float(second[i]);
-    out_first[i] = from_float<T>(a * rotation.cos_first[i] + b * rotation.sin_first[i]);
-    out_second[i] = from_float<T>(b * rotation.cos_second[i] + a * rotation.sin_second[i]);
+    turned_a.set(i, a[i] * rotation.cos_first[i] + b[i] * rotation.sin_first[i]);
+    turned_b.set(i, b[i] * rotation.cos_second[i] + a[i] * rotation.sin_second[i]);
   }
+  turned_a.finish();
+  turned_b.finish();
 }
 
 // Positions [first, first + count) of the flattened positions, and where their rows start.
