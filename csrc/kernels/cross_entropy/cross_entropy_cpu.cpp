@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/common/cpu_isa.h"
+#include "kernels/common/row_block.h"
 #include "kernels/common/vec_math.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 
@@ -28,9 +29,9 @@ LIGER_ALWAYS_INLINE std::int64_t counted_class(const CrossEntropyTarget& target,
   return label == target.ignore_index ? -1 : label;
 }
 
-template <bool kSoftcap, typename T>
-LIGER_ALWAYS_INLINE float transform(const LogitMap& map, T logit) {
-  const float value = to_float(logit) * map.scale;
+template <bool kSoftcap>
+LIGER_ALWAYS_INLINE float transform(const LogitMap& map, float logit) {
+  const float value = logit * map.scale;
   if constexpr (kSoftcap) return map.softcap > 0.0f ? map.softcap * vec_tanh(value / map.softcap) : value;
   return value;
 }
@@ -44,18 +45,22 @@ LIGER_ALWAYS_INLINE float slope(const LogitMap& map, float transformed) {
 
 template <bool kSoftcap, typename T>
 void transform_block(const LogitMap& map, const T* row, std::int64_t count, float* values) {
+  const LogitMap local = map;  // no store of the loop can change it
+  const ReadBlock<T, kBlock> logits(row, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < count; ++j) values[j] = transform<kSoftcap>(map, row[j]);
+  for (std::int64_t j = 0; j < count; ++j) values[j] = transform<kSoftcap>(local, logits[j]);
 }
 
 // Rounds values to T, in place and into `out`.
 template <typename T>
 void round_block(float* values, std::int64_t count, T* out) {
+  WriteBlock<T, kBlock> rounded(out, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < count; ++j) {
-    out[j] = from_float<T>(values[j]);
-    values[j] = to_float(out[j]);
-  }
+  for (std::int64_t j = 0; j < count; ++j) rounded.set(j, values[j]);
+  rounded.finish();
+  const ReadBlock<T, kBlock> read(out, count);
+#pragma omp simd
+  for (std::int64_t j = 0; j < count; ++j) values[j] = read[j];
 }
 
 struct RowStats {
@@ -109,30 +114,55 @@ inline RowSoftmax softmax_of(double lse) {
   return {shift, std::exp(static_cast<double>(shift) - lse), lse};
 }
 
-template <bool kSoftcap, bool kExtra, typename T>
-LIGER_ALWAYS_INLINE T element_gradient(const LogitMap& map, const RowGradient& row, float offset, T logit,
-                                       const T* extra, std::int64_t column) {
+// What makes up the gradient of a row: its loss, a gradient that comes through the transformed logits, or both.
+enum class Terms : std::uint8_t { loss, extra, both };
+
+template <bool kSoftcap, Terms kTerms>
+LIGER_ALWAYS_INLINE float element_gradient(const LogitMap& map, const RowGradient& row, float offset, float logit,
+                                           float extra) {
   const float value = transform<kSoftcap>(map, logit);
-  float gradient = row.weight * vec_exp(value - row.shift) - offset;
-  gradient = row.is_zero ? 0.0f : gradient;
-  if constexpr (kExtra) gradient += to_float(extra[column]);
-  return from_float<T>(gradient * slope<kSoftcap>(map, value));
+  float gradient = kTerms == Terms::loss ? 0.0f : extra;
+  if constexpr (kTerms != Terms::extra) gradient += row.weight * vec_exp(value - row.shift) - offset;
+  return gradient * slope<kSoftcap>(map, value);
 }
 
 // out may be the row or extra.
-template <bool kSoftcap, bool kExtra, typename T>
+template <bool kSoftcap, Terms kTerms, typename T>
+void write_terms(const LogitMap& shared_map, const RowGradient& shared_row, const T* row, const T* extra, T* out,
+                 std::int64_t vocab) {
+  const LogitMap map = shared_map;  // no store of the loop can change these
+  const RowGradient gradient = shared_row;
+  const std::int64_t label = kTerms == Terms::extra ? -1 : gradient.label;
+  T at_label{};
+  if (label >= 0) {
+    const float extra_there = kTerms == Terms::both ? to_float(extra[label]) : 0.0f;
+    at_label = from_float<T>(
+        element_gradient<kSoftcap, kTerms>(map, gradient, gradient.label_offset, to_float(row[label]), extra_there));
+  }
+  for_blocks<kBlock>(vocab, [&](std::int64_t begin, std::int64_t count) {
+    const ReadBlock<T, kBlock> logits(row + begin, count);
+    const ReadBlock<T, kBlock> extras(kTerms == Terms::loss ? row : extra + begin, kTerms == Terms::loss ? 0 : count);
+    WriteBlock<T, kBlock> gradients(out + begin, count);
+#pragma omp simd
+    for (std::int64_t j = 0; j < count; ++j) {
+      const float added = kTerms == Terms::loss ? 0.0f : extras[j];
+      gradients.set(j, element_gradient<kSoftcap, kTerms>(map, gradient, gradient.offset, logits[j], added));
+    }
+    gradients.finish();
+  });
+  if (label >= 0) out[label] = at_label;
+}
+
+template <bool kSoftcap, typename T>
 void write_gradient(const LogitMap& map, const RowGradient& gradient, const T* row, const T* extra, T* out,
                     std::int64_t vocab) {
-  T at_label{};
-  if (gradient.label >= 0) {
-    at_label = element_gradient<kSoftcap, kExtra>(map, gradient, gradient.label_offset, row[gradient.label], extra,
-                                                  gradient.label);
+  if (extra == nullptr) {
+    write_terms<kSoftcap, Terms::loss>(map, gradient, row, extra, out, vocab);
+  } else if (gradient.is_zero) {
+    write_terms<kSoftcap, Terms::extra>(map, gradient, row, extra, out, vocab);
+  } else {
+    write_terms<kSoftcap, Terms::both>(map, gradient, row, extra, out, vocab);
   }
-#pragma omp simd
-  for (std::int64_t j = 0; j < vocab; ++j) {
-    out[j] = element_gradient<kSoftcap, kExtra>(map, gradient, gradient.offset, row[j], extra, j);
-  }
-  if (gradient.label >= 0) out[gradient.label] = at_label;
 }
 
 template <typename T>
@@ -160,7 +190,7 @@ void forward_row(const CrossEntropyForwardArgs& args, const LogitMap& map, std::
     return;
   }
   const T* logits = row_of<T>(args.logits.data, row, args.logits.row_stride);
-  float target_value = label < 0 ? 0.0f : transform<kSoftcap>(map, logits[label]);
+  float target_value = label < 0 ? 0.0f : transform<kSoftcap>(map, to_float(logits[label]));
   if (transformed != nullptr) target_value = rounded_to<T>(target_value);
   const RowStats stats = row_stats<kSoftcap>(map, logits, transformed, args.vocab, args.label_smoothing != 0.0);
   args.lse[row] = lse_of(stats);
@@ -176,15 +206,10 @@ void backward_row(const CrossEntropyBackwardArgs& args, const LogitMap& map, std
                                             args.vocab, softmax_of(args.lse[row]), label);
   const T* logits = row_of<T>(args.logits.data, row, args.logits.row_stride);
   T* out = row_of<T>(args.grad_logits, row, args.grad_stride);
-  if (args.grad_transformed != nullptr) {
-    const T* extra = row_of<T>(args.grad_transformed, row, args.grad_transformed_stride);
-    write_gradient<kSoftcap, true>(map, gradient, logits, extra, out, args.vocab);
-  } else if (gradient.is_zero) {
-    write_zeros(out, args.vocab);
-  } else {
-    const T* none = nullptr;
-    write_gradient<kSoftcap, false>(map, gradient, logits, none, out, args.vocab);
-  }
+  const T* extra = nullptr;
+  if (args.grad_transformed != nullptr) extra = row_of<T>(args.grad_transformed, row, args.grad_transformed_stride);
+  if (extra == nullptr && gradient.is_zero) return write_zeros(out, args.vocab);
+  write_gradient<kSoftcap>(map, gradient, logits, extra, out, args.vocab);
 }
 
 template <bool kSoftcap, typename T>
@@ -197,7 +222,7 @@ void fused_row(const CrossEntropyFusedArgs& args, const LogitMap& map, std::int6
     write_zeros(logits, args.vocab);
     return;
   }
-  const float target_value = label < 0 ? 0.0f : transform<kSoftcap>(map, logits[label]);
+  const float target_value = label < 0 ? 0.0f : transform<kSoftcap>(map, to_float(logits[label]));
   T* none = nullptr;
   const RowStats stats = row_stats<kSoftcap, T>(map, logits, none, args.vocab, args.label_smoothing != 0.0);
   args.lse[row] = lse_of(stats);
@@ -205,7 +230,7 @@ void fused_row(const CrossEntropyFusedArgs& args, const LogitMap& map, std::int6
   const CrossEntropyScales& scales = *args.scales;
   const RowGradient gradient = row_gradient(scales, scales.grad_unit, args.label_smoothing, args.z_loss, args.vocab,
                                             softmax_of(args.lse[row]), label);
-  write_gradient<kSoftcap, false, T>(map, gradient, logits, none, logits, args.vocab);
+  write_gradient<kSoftcap, T>(map, gradient, logits, none, logits, args.vocab);
 }
 
 // Calls visitor(TypeTag<T>, has a softcap).
@@ -224,9 +249,9 @@ void sum_columns(const ColumnSumArgs& args, std::int64_t begin, std::int64_t cou
     float sums[kBlock] = {};
     const std::int64_t last = std::min(first + kRows, args.rows);
     for (std::int64_t row = first; row < last; ++row) {
-      const T* values = row_of<T>(args.values, row, args.row_stride) + begin;
+      const ReadBlock<T, kBlock> values(row_of<T>(args.values, row, args.row_stride) + begin, count);
 #pragma omp simd
-      for (std::int64_t j = 0; j < count; ++j) sums[j] += to_float(values[j]);
+      for (std::int64_t j = 0; j < count; ++j) sums[j] += values[j];
     }
 #pragma omp simd
     for (std::int64_t j = 0; j < count; ++j) totals[j] += static_cast<double>(sums[j]);
