@@ -55,6 +55,9 @@ inline void aten_mm_out(const Tensor& a, const Tensor& b, Tensor& out, const std
 
 #if defined(LIGER_DEVICE_CUDA)
 
+// What matmul_out would convert to at every call.
+inline Tensor as_product_operand(const Tensor& matrix) { return matrix; }
+
 // out = a @ b (+ bias)
 inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
   aten_mm_out(a, b, out, bias);
@@ -82,6 +85,11 @@ inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& 
 }
 
 #else
+
+// What matmul_out would convert to at every call.
+inline Tensor as_product_operand(const Tensor& matrix) {
+  return matrix.scalar_type() == TorchDtype::Half ? as_dtype(matrix, TorchDtype::Float) : matrix;
+}
 
 // out = a @ b (+ bias). float16 goes through float32: few CPUs multiply it, and ATen's fallback is far slower.
 inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
