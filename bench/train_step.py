@@ -24,6 +24,7 @@ import torch
 from _timing import Timing, format_table, machine, timing_of
 
 VARIANTS = ("eager", "torch.compile", "ours")
+MASKS = ("none", "ones", "left", "right")
 
 # hidden, intermediate, layers, heads, key and value heads, head_dim, vocabulary, tied embeddings
 SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
@@ -43,6 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compiled", choices=("model", "loss"), default="model", help="see build_step")
+    parser.add_argument("--mask", choices=MASKS, default="none", help="the attention_mask that the model is given")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing of every layer")
     parser.add_argument("--rewrite", default="auto", choices=("auto", "all", "none"), help="ours: option rewrite")
     parser.add_argument("--disable", default="", help="ours: rules to leave out, with commas")
@@ -79,12 +81,26 @@ def build_model(arguments: argparse.Namespace) -> Any:
     return model.train()
 
 
-def build_step(model: Any, arguments: argparse.Namespace) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Token ids [batch, sequence] -> loss. --compiled model: logits are an output of the graph, as where a user
-    compiles the model; --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
+def build_batch(vocab_size: int, arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """Random tokens; with --mask left or right a tenth of each row is hidden, and has no labels."""
+    ids = torch.randint(0, vocab_size, (arguments.batch, arguments.sequence), device=arguments.device)
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    if arguments.mask != "none":
+        mask = torch.ones_like(ids)
+        hidden = arguments.sequence // 10
+        if arguments.mask != "ones":
+            mask[:, slice(hidden) if arguments.mask == "left" else slice(arguments.sequence - hidden, None)] = 0
+        batch["attention_mask"] = mask
+        batch["labels"][mask == 0] = -100
+    return batch
 
-    def loss_of(ids: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=ids, labels=ids).loss
+
+def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch.Tensor]:
+    """A batch -> loss. --compiled model: logits are an output of the graph, as where a user compiles the model;
+    --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
+
+    def loss_of(**batch: torch.Tensor) -> torch.Tensor:
+        return model(**batch).loss
 
     if arguments.one == "eager":
         return loss_of
@@ -95,7 +111,7 @@ def build_step(model: Any, arguments: argparse.Namespace) -> Callable[[torch.Ten
     if arguments.compiled == "loss":
         return torch.compile(loss_of, **keywords)
     compiled = torch.compile(model, **keywords)
-    return lambda ids: compiled(input_ids=ids, labels=ids).loss
+    return lambda **batch: compiled(**batch).loss
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -103,11 +119,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     cuda = arguments.device == "cuda"
     model = build_model(arguments)
     step_loss = build_step(model, arguments)
-    ids = torch.randint(0, model.config.vocab_size, (arguments.batch, arguments.sequence), device=arguments.device)
+    batch = build_batch(model.config.vocab_size, arguments)
     weights = torch.cuda.memory_allocated() if cuda else 0
 
     def step() -> float:
-        loss = step_loss(ids)
+        loss = step_loss(**batch)
         loss.backward()
         model.zero_grad(set_to_none=True)
         return loss.item()
@@ -172,7 +188,8 @@ def main() -> None:
     names = [name for name in arguments.variants.split(",") if name]
     results = {name: run_variant(name, sys.argv[1:]) for name in names}
     shape = (
-        f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, compiled {arguments.compiled}"
+        f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, "
+        f"compiled {arguments.compiled}, attention_mask {arguments.mask}"
     )
     header = ["", "step", "10th to 90th percentile", "peak above weights", "first step"]
     where = machine(arguments.device)

@@ -161,7 +161,7 @@ Rule attention_mask() {
         call.kwarg("scale", argument_of(attribute_of(m, attention, "scale")));
         const bool takes_fewer = is_grouped || std::get<bool>(attribute_of(m, attention, "enable_gqa"));
         if (takes_fewer) call.kwarg("enable_gqa", true);
-        Replacement replacement{call, causal ? "causal attention, " : "attention without a mask, "};
+        Replacement replacement{call, causal ? "causal, " : "no mask, "};
         if (is_grouped) replacement.detail += "grouped heads, ";
         replacement.detail += brief(*m.root_node().tensor);
         replacement.conditions = conditions_of(mask);

@@ -221,17 +221,17 @@ class Run {
               site.results,
               site.interior(),
               std::move(replacement.conditions),
-              needed_only_by(replacement.dropped)};
+              made_for(replacement.dropped)};
     if (proposal.matches.size() == 1) edit.results.front().output = replacement.root_output;
     result_.edits.push_back(std::move(edit));
     result_.records.push_back(
         {Record::Kind::rewritten, proposal.rule->name(), root, replacement.detail, "", site.interior().size()});
   }
 
-  // What a dropped operand is made from, as far as it is understood and so has no other effect.
-  std::vector<NodeId> needed_only_by(NodeId dropped) const {
-    std::set<NodeId> found;
-    std::vector<NodeId> pending;
+  // What a dropped operand is made from, as far as it is understood and so has no other effect. Layers share a mask:
+  // each node is listed once.
+  std::vector<NodeId> made_for(NodeId dropped) {
+    std::vector<NodeId> found, pending;
     if (dropped != graph::kNoNode) pending.push_back(dropped);
     while (!pending.empty()) {
       const NodeId id = pending.back();
@@ -239,11 +239,13 @@ class Run {
       const Op op = view_[id].op;
       const bool stays = op == Op::opaque || op == Op::input || op == Op::item || op == Op::dropout ||
                          op == Op::subgraph_call || op == Op::tuple_item || !graph_[id].tensor;
-      if (stays || !found.insert(id).second) continue;
+      if (stays || !dropped_.insert(id).second) continue;
+      found.push_back(id);
       const std::vector<NodeId> inputs = graph::inputs_of(graph_[id]);
       pending.insert(pending.end(), inputs.begin(), inputs.end());
     }
-    return {found.begin(), found.end()};
+    std::sort(found.begin(), found.end());
+    return found;
   }
 
   // One record for each place: the deepest refusal, and none where a rewrite took the place after all.
@@ -270,6 +272,7 @@ class Run {
   std::vector<Proposal> proposals_;
   std::vector<Refusal> refusals_;
   std::set<NodeId> taken_;
+  std::set<NodeId> dropped_;
   RewriteResult result_;
 };
 

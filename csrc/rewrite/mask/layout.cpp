@@ -109,7 +109,7 @@ Value Reader::read_pieces(const std::vector<NodeId>& pieces, std::size_t which, 
   const TensorMeta& piece = meta(pieces[which]);
   Index inner = index;
   if (piece.shape[dim] == SymInt(1)) inner[dim] = 0;
-  const Value here = converted(read(pieces[which], inner), piece.dtype, dtype);
+  Value here = converted(read(pieces[which], inner), piece.dtype, dtype);
   if (which + 1 == pieces.size()) return here;
   const Linear length = Linear::size(piece.shape[dim]);
   const auto after = Linear::sum(index[dim], length, -1);

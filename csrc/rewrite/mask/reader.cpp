@@ -269,7 +269,7 @@ Value Reader::read_batched(NodeId id, const Index& index) {
   const auto outer = levels_;
   levels_[level] = index[static_cast<std::size_t>(dim)];
   inner.erase(inner.begin() + dim);
-  const Value value = read(input_of(id), inner);
+  Value value = read(input_of(id), inner);
   levels_ = outer;
   return value;
 }

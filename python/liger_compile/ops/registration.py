@@ -20,7 +20,7 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def num_rows(tensor: torch.Tensor) -> int:
-    """Product of all sizes but the last. `torch.Size.numel()` would fix symbolic sizes to what they were traced with."""
+    """Product of all sizes but the last. `torch.Size.numel()` would fix symbolic sizes to the traced ones."""
     return math.prod(tensor.shape[:-1])
 
 
