@@ -38,9 +38,11 @@ void register_graph(py::module_& module) {
       .def("__len__", [](const Graph& graph) { return graph.nodes.size(); })
       .def_property_readonly("node_names", &node_names, "Names of the nodes, in program order.");
   module.def(
-      "import_graph", &import_graph, py::arg("graph_module"),
-      "Reads the nodes of a torch.fx.GraphModule: targets, arguments, `example_value`, module path, source line.\n\n"
+      "import_graph", &import_graph, py::arg("graph_module"), py::arg("with_locations") = true,
+      "Reads the nodes of a torch.fx.GraphModule: targets, arguments, `example_value`, and, `with_locations`, module\n"
+      "path and source line.\n\n"
       "What it cannot read becomes opaque; it raises only where `graph_module` has no FX graph.");
+  module.def("location_of", &location_of, py::arg("meta"), "Module path and source line of an FX node by its `meta`.");
   module.def("parse_graph", &graph::parse, py::arg("text"),
              "Reads the text form. Raises ValueError with the line number and what was expected.");
   module.def("print_graph", &text_of, py::arg("graph"), "The text form, as str(graph).");

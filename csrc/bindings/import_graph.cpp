@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <tuple>
 
 #include "bindings/import_targets.h"
 #include "graph/canonical.h"
@@ -81,9 +82,25 @@ struct Types {
   }
 };
 
+// The innermost entry of {key: (path, class)}.
+std::string module_path(py::handle stack) {
+  if (!PyDict_Check(stack.ptr())) return "";
+  PyObject *key = nullptr, *entry = nullptr;
+  for (Py_ssize_t position = 0; PyDict_Next(stack.ptr(), &position, &key, &entry) != 0;) {
+  }
+  if (entry == nullptr || !PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) < 1) return "";
+  return clean_module_path(text_view(PyTuple_GET_ITEM(entry, 0)));
+}
+
+// Module path and source line; either handle may be null.
+std::pair<std::string, std::string> location(py::handle module_stack, py::handle stack_trace) {
+  return {module_stack ? module_path(module_stack) : "", stack_trace ? source_line(text_view(stack_trace)) : ""};
+}
+
 class Importer {
  public:
-  explicit Importer(const py::object& graph_module) : graph_module_(graph_module) {}
+  Importer(const py::object& graph_module, bool with_locations)
+      : graph_module_(graph_module), with_locations_(with_locations) {}
 
   Graph import() {
     // A copy: FX's iterator starts anew after its end, and pybind11's loop asks once more there.
@@ -148,7 +165,7 @@ class Importer {
 
   bool body_mutates(const std::string& path) const {
     try {
-      const Graph body = import_graph(graph_module_.attr("get_submodule")(path));
+      const Graph body = import_graph(graph_module_.attr("get_submodule")(path), false);
       const graph::CanonicalGraph canonical(body);
       const auto is_outside = [&](NodeId root) {
         return body[root].kind == NodeKind::placeholder || body[root].kind == NodeKind::get_attr;
@@ -246,8 +263,9 @@ class Importer {
 
   void read_meta(py::handle meta, Node& node) {
     if (const py::handle example = item(meta, names_.example_value)) read_example(example, node);
-    if (const py::handle trace = item(meta, names_.stack_trace)) node.source = source_line(text_view(trace));
-    if (const py::handle stack = item(meta, names_.nn_module_stack)) node.module_path = module_path(stack);
+    if (!with_locations_) return;
+    std::tie(node.module_path, node.source) =
+        location(item(meta, names_.nn_module_stack), item(meta, names_.stack_trace));
   }
 
   void read_example(py::handle example, Node& node) {
@@ -321,17 +339,8 @@ class Importer {
     return last_device_name_;
   }
 
-  // The innermost entry of {key: (path, class)}.
-  std::string module_path(py::handle stack) {
-    if (!PyDict_Check(stack.ptr())) return "";
-    PyObject *key = nullptr, *entry = nullptr;
-    for (Py_ssize_t position = 0; PyDict_Next(stack.ptr(), &position, &key, &entry) != 0;) {
-    }
-    if (entry == nullptr || !PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) < 1) return "";
-    return clean_module_path(text_view(PyTuple_GET_ITEM(entry, 0)));
-  }
-
   const py::object& graph_module_;
+  bool with_locations_;
   Graph graph_;
   Names names_;
   Types types_;
@@ -346,6 +355,12 @@ class Importer {
 
 }  // namespace
 
-Graph import_graph(const py::object& graph_module) { return Importer(graph_module).import(); }
+Graph import_graph(const py::object& graph_module, bool with_locations) {
+  return Importer(graph_module, with_locations).import();
+}
+
+std::pair<std::string, std::string> location_of(const py::dict& meta) {
+  return location(item(meta, py::str("nn_module_stack")), item(meta, py::str("stack_trace")));
+}
 
 }  // namespace liger::bindings

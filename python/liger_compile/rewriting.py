@@ -150,7 +150,7 @@ class _Part:
     def _plan_all(self) -> None:
         from liger_compile import _rewriter
 
-        self._graph = _rewriter.import_graph(self.gm)
+        self._graph = _rewriter.import_graph(self.gm, with_locations=False)
         result = _rewriter.rewrite(
             self._graph,
             disable=list(self.settings.disable),
@@ -160,7 +160,8 @@ class _Part:
             grouped_cuda=_has_grouped_attention(),
         )
         self._failures += [_failure(rule, message) for rule, message in result.errors]
-        self._records = [_record(record) for record in result.records]
+        metas = {node.name: node.meta for node in self.gm.graph.nodes} if result.records else {}
+        self._records = [_record(record, metas[record.node]) for record in result.records]
         planner = Planner(self.gm.graph, self.region)
         for edit in result.edits:
             self._plan(planner, edit)
@@ -235,8 +236,13 @@ def _has_grouped_attention() -> bool:
     return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def _record(record: Any) -> Record:
-    return Record(**{field.name: getattr(record, field.name) for field in dataclasses.fields(Record)})
+def _record(record: Any, meta: dict[str, Any]) -> Record:
+    from liger_compile import _rewriter
+
+    module_path, source = _rewriter.location_of(meta)
+    return Record(
+        record.rule, record.kind, record.node, module_path, source, record.detail, record.reason, record.nodes
+    )
 
 
 _warned: set[str] = set()

@@ -71,10 +71,10 @@ def test_a_graph_with_nothing_to_rewrite_is_handed_on_untouched(monkeypatch: pyt
     seen: list[tuple[torch.fx.GraphModule, str, list[str]]] = []
     import_graph = _rewriter.import_graph
 
-    def look(gm: torch.fx.GraphModule) -> Any:
+    def look(gm: torch.fx.GraphModule, **options: Any) -> Any:
         seen.append((gm, gm.code, [node.name for node in gm.graph.nodes]))
         gm.recompile = lambda: pytest.fail("recompiled")
-        return import_graph(gm)
+        return import_graph(gm, **options)
 
     monkeypatch.setattr(_rewriter, "import_graph", look)
     torch.compile(Plain(), backend="liger")(batch())
