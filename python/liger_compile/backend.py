@@ -61,6 +61,9 @@ def _compiled(
     """Rewrite and compile; `inner` is told whether anything was rewritten."""
     settings = Settings(options.rewrite, options.disable, options.strict, options.inner)
     rewriting = Rewriting(gm, settings)
+    if torch._dynamo.config.caching_precompile or torch._dynamo.config.enable_aot_compile:
+        # What is stored for another process is the inner compiler's result, without the choice between two forms.
+        rewriting.drop_conditional("it depends on the values of a call, which code for other processes cannot ask for")
     if not rewriting.conditions:
         report = rewriting.apply()
         _keep(report, options)

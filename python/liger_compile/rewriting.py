@@ -80,6 +80,11 @@ class Rewriting:
         conditions = [c for part in self._parts for plan in part.plans.values() for c in plan.conditions]
         return tuple(dict.fromkeys(conditions))
 
+    def drop_conditional(self, reason: str) -> None:
+        """Leave what depends on conditions as written, for a reason that the report gives."""
+        for part in self._parts:
+            part.drop_conditional(reason)
+
     def apply(self, *, conditions_hold: bool = True) -> Report:
         """Rewrite the graph in place, with or without the rewrites that depend on conditions.
 
@@ -130,6 +135,11 @@ class _Part:
         if plans and not self.settings.dry_run:
             self._guarded(lambda: apply_plans(self.gm, list(plans.values())))
         return Report(tuple(self._records), tuple(self._failures), nodes=self._nodes)
+
+    def drop_conditional(self, reason: str) -> None:
+        for index in [index for index, plan in self.plans.items() if plan.conditions]:
+            del self.plans[index]
+            self._records[index] = dataclasses.replace(self._records[index], kind="declined", reason=reason)
 
     def facts_of(self, nodes: Iterable[torch.fx.Node]) -> dict[str, Any]:
         """What is known of tensors that are passed to a subgraph, by the names of their nodes."""

@@ -103,6 +103,18 @@ def test_gradients_reach_the_inputs_in_both_forms() -> None:
             torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+def test_code_for_other_processes_depends_on_no_values() -> None:
+    """Precompilation keeps the inner compiler's result alone, so it must be right for every call."""
+    function = compiled()
+    with torch._dynamo.config.patch(enable_aot_compile=True):
+        for hidden in (0, 3):
+            check(function, *inputs(hidden=hidden))
+    assert compilations() == 1
+    (record,) = liger_compile.report().declined
+    assert record.rule == "attention_mask"
+    assert record.reason == "it depends on the values of a call, which code for other processes cannot ask for"
+
+
 def graph_of(function: Callable[..., Any], *tensors: Tensor) -> torch.fx.GraphModule:
     captured: list[torch.fx.GraphModule] = []
 
