@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import liger_compile
-from liger_compile.tiny_models import tiny_batch, tiny_model
+from liger_compile.tiny_models import tiny_batch, tiny_config, tiny_model
 from models.families import check_against_exact, compiled
 
 Batch = dict[str, Tensor]
@@ -173,3 +173,29 @@ def test_generate(cache: str, device: str) -> None:
         finally:
             model.forward = forward
         assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+def test_mask_functions_under_vmap(inner: str, device: str) -> None:
+    """What transformers does with mask functions of a model's own: they run under vmap, for one position at a time."""
+    from transformers.masking_utils import create_causal_mask
+
+    config = tiny_config("llama")
+    config._attn_implementation = "sdpa"
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, embeds: Tensor, documents: Tensor) -> Tensor:
+        def same_document(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return documents[batch, i] == documents[batch, j]
+
+        arguments = {"attention_mask": None, "past_key_values": None, "and_mask_function": same_document}
+        mask = create_causal_mask(config=config, inputs_embeds=embeds, **arguments)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    fused = torch.compile(attention, backend="liger", options={"inner": inner})
+    tensors = [torch.randn(2, 4, 8, 16, device=device) for _ in range(3)]
+    embeds = torch.randn(2, 8, 16, device=device)
+    one, three = torch.zeros(2, 8, dtype=torch.int64), torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]] * 2)
+    with liger_compile.expect_rewrites(attention_mask=1):
+        for documents in (one, three, one):
+            inputs = (*tensors, embeds, documents.to(device))
+            torch.testing.assert_close(fused(*inputs), attention(*inputs))
