@@ -38,11 +38,15 @@ std::vector<graph::SymInt> scores_of(const graph::TensorMeta& query, const graph
   return shape;
 }
 
-// The kernels that take fewer key than query heads: those of CUDA want half precision and heads of at most 256.
-Verdict takes_groups(const Context& context, const graph::TensorMeta& key, const graph::TensorMeta& value) {
+// The kernels that take fewer key than query heads. On CUDA that is flash attention: half precision, heads of at most
+// 256, and as many keys as queries, since it aligns the last ones where a causal mask aligns the first.
+Verdict takes_groups(const Context& context, const graph::TensorMeta& query, const graph::TensorMeta& key,
+                     const graph::TensorMeta& value) {
   if (key.shape.back() != value.shape.back()) return because("keys and values differ in their last dim");
   if (key.device.rfind("cuda", 0) != 0) return ok();
   if (!context.grouped_cuda) return because("this device has no such kernel");
+  const bool is_square = query.shape[query.rank() - 2] == key.shape[key.rank() - 2];
+  if (!is_square) return because("there is no such kernel for unlike numbers of queries and keys");
   const bool is_half = key.dtype == graph::DType::bfloat16 || key.dtype == graph::DType::float16;
   if (!is_half) return because("there is no such kernel for " + dtype_name(key));
   const bool is_small = key.shape.back().is_constant() && key.shape.back().value() <= 256;
@@ -130,7 +134,7 @@ Rule attention_mask() {
   };
   const auto supported = [=](const Match& m) -> Verdict {
     if (!m.has(repeated_key)) return ok();
-    Verdict verdict = takes_groups(m.context(), m.tensor(key_heads), m.tensor(value_heads));
+    Verdict verdict = takes_groups(m.context(), m.tensor(query), m.tensor(key_heads), m.tensor(value_heads));
     if (verdict) return verdict;
     return because("its heads stay repeated: " + verdict.reason());
   };

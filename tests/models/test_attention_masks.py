@@ -199,3 +199,15 @@ def test_mask_functions_under_vmap(inner: str, device: str) -> None:
         for documents in (one, three, one):
             inputs = (*tensors, embeds, documents.to(device))
             torch.testing.assert_close(fused(*inputs), attention(*inputs))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(16, 20), (20, 16), (1, 7), (130, 70), (70, 600)])
+def test_torch_aligns_the_first_query_with_the_first_key(queries: int, keys: int, device: str) -> None:
+    """What `is_causal` means where queries and keys differ in number is what the rule takes it to mean."""
+    query, key = (torch.randn(2, 4, length, 16, device=device) for length in (queries, keys))
+    value = torch.randn_like(key)
+    mask = torch.arange(keys, device=device) <= torch.arange(queries, device=device)[:, None]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(
+        attention(query, key, value, is_causal=True), attention(query, key, value, attn_mask=mask)
+    )
