@@ -108,6 +108,8 @@ class Planner:
         results = []
         for index, name in edit.results:
             step = call if index < 0 else Step("call_function", operator.getitem, (call, index), {}, call.value[index])
+            if edit.call.op == "attention":
+                step = self._laid_out(self._nodes[name], step, self._regions.at(anchor))
             step.value = _checked(self._nodes[name], step.value)
             results.append((self._nodes[name], step))
         matched = {self._nodes[name] for name in edit.interior} | {node for node, _ in results}
@@ -115,6 +117,23 @@ class Planner:
         unused = [self._nodes[name] for name in edit.unused]
         conditions = tuple(Condition(item.kind, item.node, item.dim) for item in edit.conditions)
         return Plan(anchor, results, erased, unused, conditions)
+
+    def _laid_out(self, old: torch.fx.Node, step: Step, region: Region) -> Step:
+        """The value in the layout of what it replaces, by a copy where needed.
+
+        Kernels of attention with and without a mask may differ in the strides of what they return: those of the
+        query, or [batch, queries, heads, dim]. Models bring it into the latter themselves, so that the copy is theirs.
+        """
+        strides = _strides(_value(old))
+        calls: tuple[tuple[str, tuple[int, ...]], ...]
+        for calls in ((), (("contiguous", ()),), (("transpose", (1, 2)), ("contiguous", ()), ("transpose", (1, 2)))):
+            laid_out = step
+            for method, args in calls if step.value.ndim == 4 else ():
+                value = self._evaluate("call_method", method, (laid_out, *args), {}, region)
+                laid_out = Step("call_method", method, (laid_out, *args), {}, value)
+            if _same(strides, _strides(laid_out.value)):
+                return laid_out
+        return step
 
     def _step(self, expr: Any, anchor: torch.fx.Node, region: Region) -> Step:
         args = tuple(self._argument(item, anchor, region) for item in expr.args)

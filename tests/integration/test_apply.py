@@ -271,6 +271,24 @@ def test_what_only_dropped_operands_needed_goes_with_the_last_of_them() -> None:
     assert names(gm) == ["x", "other", "sin", "add", "neg", "neg_1", "output"]
 
 
+@pytest.mark.parametrize("order", ["batch, heads, queries", "batch, queries, heads"])
+def test_attention_keeps_the_layout_of_what_it_replaces(order: str) -> None:
+    b = Builder()
+    query, key, value = (b.placeholder(name, 2, 4, 8, 16) for name in ("query", "key", "value"))
+    old = b.call(torch.nn.functional.scaled_dot_product_attention, query, key, value)
+    strides = (512, 128, 16, 1) if order == "batch, heads, queries" else (512, 16, 64, 1)
+    with b.mode:
+        old.meta["example_value"] = torch.empty_strided((2, 4, 8, 16), strides)
+    gm = b.module(old)
+    operands = (NodeName("query"), NodeName("key"), NodeName("value"))
+    apply_plans(gm, planned(gm, edit(old.name, call("attention", *operands, is_causal=True), [(-1, old.name)], [])))
+    inputs = [torch.randn(2, 4, 8, 16) for _ in range(3)]
+    (result,) = gm(*inputs)
+    expected = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+    assert result.stride() == strides
+    assert torch.equal(result, expected)
+
+
 def test_an_inconsistent_graph_is_taken_back() -> None:
     _, gm = relu_graph()
     before = str(gm.graph)
