@@ -53,9 +53,19 @@ Verdict takes_groups(const Context& context, const graph::TensorMeta& query, con
   return is_small ? ok() : because("there is no such kernel for heads of more than 256");
 }
 
-bool is_understood(const CanonicalGraph& view, NodeId id) {
-  const Op op = view[id].op;
-  return op != Op::opaque && op != Op::subgraph_call && op != Op::dropout && op != Op::tuple_item;
+// Ops that can run on their own: understood, without chance, and outside of vmap.
+bool runs_alone(const CanonicalGraph& view, NodeId id) {
+  switch (view[id].op) {
+    case Op::opaque:
+    case Op::subgraph_call:
+    case Op::tuple_item:
+    case Op::dropout:
+    case Op::batch:
+    case Op::unbatch:
+      return false;
+    default:
+      return true;
+  }
 }
 
 // The condition is asked before the graph runs, so what it is about must follow from integers that the graph is given.
@@ -71,7 +81,7 @@ Verdict can_be_asked(const Match& match, const mask::Source& source) {
     seen[static_cast<std::size_t>(id)] = true;
     const graph::Node& node = match.graph()[id];
     const bool is_integer = node.tensor ? graph::is_integral(node.tensor->dtype) : node.size.has_value();
-    if (!is_integer || !is_understood(match.view(), id)) {
+    if (!is_integer || !runs_alone(match.view(), id)) {
       return because("%" + source.name + " depends on %" + node.name + ", which is not known before the graph runs");
     }
     const std::vector<NodeId> inputs = graph::inputs_of(node);

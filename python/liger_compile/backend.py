@@ -61,19 +61,35 @@ def _compiled(
     """Rewrite and compile; `inner` is told whether anything was rewritten."""
     settings = Settings(options.rewrite, options.disable, options.strict, options.inner)
     rewriting = Rewriting(gm, settings)
-    if torch._dynamo.config.caching_precompile or torch._dynamo.config.enable_aot_compile:
-        # What is stored for another process is the inner compiler's result, without the choice between two forms.
-        rewriting.drop_conditional("it depends on the values of a call, which code for other processes cannot ask for")
-    if not rewriting.conditions:
+    asked = _asked(gm, example_inputs, rewriting, strict=options.strict)
+    if asked is None:
         report = rewriting.apply()
         _keep(report, options)
         return inner(gm, example_inputs, bool(report.rewrites))
-    question = Question(gm, rewriting.conditions)
-    holds = question.holds(example_inputs)
+    question, holds = asked
     variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
     _keep(rewriting.apply(conditions_hold=holds), options)
     variants.add(holds, inner(gm, example_inputs, True))
     return variants
+
+
+def _asked(
+    gm: torch.fx.GraphModule, example_inputs: Sequence[Any], rewriting: Rewriting, *, strict: bool
+) -> tuple[Question, bool] | None:
+    """What the rewrites depend on, and whether it holds in the first call; None where nothing depends on values."""
+    if torch._dynamo.config.caching_precompile or torch._dynamo.config.enable_aot_compile:
+        # What is stored for another process is the inner compiler's result, without the choice between two forms.
+        rewriting.drop_conditional("it depends on the values of a call, which code for other processes cannot ask for")
+    if not rewriting.conditions:
+        return None
+    try:
+        question = Question(gm, rewriting.conditions)
+        return question, question.holds(example_inputs)
+    except Exception as error:
+        if strict:
+            raise
+        rewriting.drop_conditional(f"asking for its condition failed: {type(error).__name__}: {error}")
+        return None
 
 
 def _keep(report: Report, options: Options) -> None:
@@ -85,7 +101,9 @@ def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[A
     # Without a rewrite the graph shares plain Inductor's cache entries, and compiles to the same code.
     if is_rewritten:
         from liger_compile.cache_tag import tagged
+        from liger_compile.fallbacks import register_fallbacks
 
+        register_fallbacks()
         wrapper = copy.copy(wrapper)
         wrapper.config = tagged(wrapper.config)
     return environment.inductor_call()(wrapper, gm, example_inputs)

@@ -13,6 +13,7 @@ from small_models import Plain, batch, block
 import liger_compile
 from liger_compile import _rewriter
 from liger_compile.reporting import Report
+from liger_compile.tiny_models import tiny_batch, tiny_model
 
 EAGER = {"inner": "eager"}
 
@@ -229,3 +230,17 @@ def test_importing_is_light(run_script: Any, tmp_path: Path) -> None:
     script = tmp_path / "light.py"
     script.write_text("import sys, liger_compile\nprint([m for m in ('torch', 'numpy') if m in sys.modules])\n")
     assert run_script(script).stdout == "[]\n"
+
+
+def test_inductor_prints_no_operands_of_our_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it prints of an op that it does not know doubles with each layer: 16 of them would take days to compile."""
+    from torch._inductor.exc import OperatorIssue
+
+    def fail(target: Any, args: Any, kwargs: Any) -> str:
+        pytest.fail(f"Inductor met {target} without a lowering")
+
+    monkeypatch.setattr(OperatorIssue, "operator_str", staticmethod(fail))
+    model = tiny_model("llama", num_hidden_layers=3, use_cache=False)
+    compiled = torch.compile(model, backend="liger")
+    with torch._inductor.config.patch(force_disable_caches=True):
+        compiled(**tiny_batch(model.config)).loss.backward()

@@ -115,6 +115,16 @@ def test_code_for_other_processes_depends_on_no_values() -> None:
     assert record.reason == "it depends on the values of a call, which code for other processes cannot ask for"
 
 
+def test_a_question_that_fails_costs_the_rewrite_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Question, inputs: Any) -> bool:
+        raise ValueError("no answer")
+
+    monkeypatch.setattr(Question, "holds", fail)
+    check(compiled(), *inputs(hidden=3))
+    (record,) = liger_compile.report().declined
+    assert record.reason == "asking for its condition failed: ValueError: no answer"
+
+
 def graph_of(function: Callable[..., Any], *tensors: Tensor) -> torch.fx.GraphModule:
     captured: list[torch.fx.GraphModule] = []
 
