@@ -69,7 +69,7 @@ def _compiled(
     question, holds = asked
     variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
     _keep(rewriting.apply(conditions_hold=holds), options)
-    variants.add(holds, inner(gm, example_inputs, True))
+    variants.add_both(holds, inner(gm, example_inputs, True), example_inputs)
     return variants
 
 

@@ -103,6 +103,18 @@ class Variants:
         """Give one of the two forms."""
         self._forms[conditions_hold] = compiled
 
+    def add_both(self, conditions_hold: bool, compiled: Callable[..., Any], example_inputs: Sequence[Any]) -> None:
+        """Give one form, and compile the other one now: under dynamic=True the numbers that a graph reads from tensors
+        (`item`) are known to Dynamo's own compilation alone."""
+        self.add(conditions_hold, compiled)
+        if any(node.target == "item" for node in self._gm.graph.nodes):
+            self.add(not conditions_hold, self._compile(self._rewritten(not conditions_hold), example_inputs))
+
+    def _rewritten(self, conditions_hold: bool) -> torch.fx.GraphModule:
+        gm = copied(self._gm)
+        Rewriting(gm, self._settings).apply(conditions_hold=conditions_hold)
+        return gm
+
     def __call__(self, *inputs: Any) -> Any:
         holds = self._question.holds(inputs)
         compiled = self._forms.get(holds)
@@ -114,18 +126,24 @@ class Variants:
 
     def _compiled_now(self, holds: bool) -> Callable[..., Any]:
         """Compile a form after Dynamo's own compilation has ended, when the shapes' guards are settled."""
-        gm = copied(self._gm)
-        Rewriting(gm, self._settings).apply(conditions_hold=holds)
+        gm = self._rewritten(holds)
         shape_env = None if self._fake_mode is None else self._fake_mode.shape_env
         ignored = _ignored_guards(shape_env)
-        with tracing(TracingContext(self._fake_mode)):
-            compiled = self._compile(gm, self._fake_inputs)
-        if _ignored_guards(shape_env) == ignored:
-            return compiled
-        # The form would be right for some of the shapes only that this graph is called with.
-        text = "the second form of a graph needs more guards on its shapes than the first; it runs uncompiled"
-        warnings.warn(f"liger-compile: {text}", RuntimeWarning, stacklevel=3)
-        return gm.forward
+        try:
+            with tracing(TracingContext(self._fake_mode)):
+                compiled = self._compile(gm, self._fake_inputs)
+        except Exception as error:
+            if self._settings.strict:
+                raise
+            why = f"failed to compile ({type(error).__name__}: {error})"
+        else:
+            if _ignored_guards(shape_env) == ignored:
+                return compiled
+            # It would be right for some of the shapes only that this graph is called with.
+            why = "needs more guards on its shapes than the first"
+        text = f"liger-compile: the second form of a graph {why}; it runs uncompiled"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return self._rewritten(holds).forward
 
 
 def _ignored_guards(shape_env: Any) -> int:

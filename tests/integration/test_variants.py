@@ -92,6 +92,18 @@ def test_a_second_form_that_needs_more_guards_is_not_used(monkeypatch: pytest.Mo
     check(function, *inputs(12))
 
 
+def test_a_second_form_that_does_not_compile_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = compiled()
+    check(function, *inputs())
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise ValueError("no compiler")
+
+    monkeypatch.setattr(torch._dynamo.backends.debugging, "aot_autograd", fail)
+    with pytest.warns(RuntimeWarning, match="failed to compile .*no compiler.*; it runs uncompiled"):
+        check(function, *inputs(hidden=3))
+
+
 def test_gradients_reach_the_inputs_in_both_forms() -> None:
     function = compiled()
     for hidden in (0, 3):
