@@ -10,7 +10,7 @@
 
 namespace liger::bindings {
 
-// Raises only where the argument has no `graph.nodes`. Locations are half of the work and only reports need them.
+// Raises only where the argument has no `graph.nodes`. Locations are a third of the work and only reports need them.
 graph::Graph import_graph(const pybind11::object& graph_module, bool with_locations = true);
 // Module path and source line of a node with this `meta`.
 std::pair<std::string, std::string> location_of(const pybind11::dict& meta);

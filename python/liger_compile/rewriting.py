@@ -145,8 +145,10 @@ class _Part:
         """What is known of tensors that are passed to a subgraph, by the names of their nodes."""
         from liger_compile import _rewriter
 
-        names = sorted({node.name for node in nodes})
-        return _rewriter.facts_of(self._graph, names, facts=self._facts) if self._graph is not None and names else {}
+        # Conditions are asked in the whole graph, where a subgraph's nodes are not, or others have their names.
+        if self._graph is None or self._is_subgraph:
+            return {}
+        return _rewriter.facts_of(self._graph, sorted({node.name for node in nodes}), facts=self._facts)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

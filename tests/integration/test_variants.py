@@ -137,6 +137,28 @@ def test_a_question_that_fails_costs_the_rewrite_alone(monkeypatch: pytest.Monke
     assert record.reason == "asking for its condition failed: ValueError: no answer"
 
 
+def test_a_nested_body_knows_nothing_of_its_callers_own_values() -> None:
+    """`padding` in the graph and in the body are two values, and only the first could be asked about."""
+    from torch.utils.checkpoint import checkpoint
+
+    def inner(query: Tensor, key: Tensor, value: Tensor, padding: Tensor) -> Tensor:
+        return attention(query, key, value, padding).sin()
+
+    def body(query: Tensor, key: Tensor, value: Tensor, given: Tensor) -> Tensor:
+        padding = given.flip(-1) * given
+        return checkpoint(inner, query, key, value, padding, use_reentrant=False).cos()
+
+    def outer(query: Tensor, key: Tensor, value: Tensor, given: Tensor) -> Tensor:
+        return checkpoint(body, query, key, value, given, use_reentrant=False)
+
+    function = torch.compile(outer, backend="liger", options={"inner": "aot_eager", "rewrite": "all"})
+    for hidden in (0, 3):
+        tensors = inputs(hidden=hidden)
+        torch.testing.assert_close(function(*tensors), outer(*tensors))
+    assert liger_compile.report().counts["attention_mask"] == 0
+    assert "asking" not in str(liger_compile.report())
+
+
 def graph_of(function: Callable[..., Any], *tensors: Tensor) -> torch.fx.GraphModule:
     captured: list[torch.fx.GraphModule] = []
 
