@@ -12,9 +12,7 @@ using graph::Graph;
 
 namespace {
 
-using FactsByName = std::map<std::string, mask::Fact>;
-
-FactsByName facts_of(const Graph& graph, const std::vector<std::string>& names, const FactsByName& facts) {
+mask::Facts facts_of(const Graph& graph, const std::vector<std::string>& names, const mask::Facts& facts) {
   return mask::facts_of(graph::CanonicalGraph(graph), facts, names);
 }
 
@@ -43,7 +41,7 @@ void register_mask(py::module_& module) {
                              [](const mask::Term& term) { return term.source ? term.source->name : std::string(); })
       .def_readonly("size", &mask::Term::size)
       .def_readonly("dim", &mask::Term::dim);
-  module.def("facts_of", &facts_of, py::arg("graph"), py::arg("names"), py::kw_only(), py::arg("facts") = FactsByName{},
+  module.def("facts_of", &facts_of, py::arg("graph"), py::arg("names"), py::kw_only(), py::arg("facts") = mask::Facts{},
              "Node name -> Fact, for those of the named tensors that are functions of position and of integers.");
   module.def(
       "read_mask", &read_mask, py::arg("graph"), py::arg("node"), py::arg("scores"),

@@ -2,8 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <map>
-
 #include "graph/graph.h"
 #include "rewrite/engine.h"
 #include "rewrite/rule_table.h"
@@ -113,9 +111,7 @@ PyRecord to_python(const Graph& graph, const Record& record) {
           node.source, record.detail,        record.reason, record.num_nodes};
 }
 
-using FactsByName = std::map<std::string, rewrite::mask::Fact>;
-
-PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, FactsByName facts,
+PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, rewrite::mask::Facts facts,
                        bool is_subgraph, bool grouped_cuda) {
   rewrite::EngineOptions options;
   options.disable = std::move(disable);
@@ -186,7 +182,7 @@ void register_rewrite(py::module_& module) {
   module.def("rule_names", &rule_names, "Names of the rules, in alphabetical order.");
   module.def("rewrite", &rewrite_graph, py::arg("graph"), py::kw_only(),
              py::arg("disable") = std::vector<std::string>{}, py::arg("strict") = false,
-             py::arg("facts") = FactsByName{}, py::arg("is_subgraph") = false, py::arg("grouped_cuda") = true,
+             py::arg("facts") = rewrite::mask::Facts{}, py::arg("is_subgraph") = false, py::arg("grouped_cuda") = true,
              "Matches every rule over `graph` and returns the edits and the records of the report.\n\n"
              "Nothing is changed. `disable` names rules to leave out. With `strict` an exception inside a rule is\n"
              "raised; otherwise it is listed in `errors` and that rule rewrites nothing. Of a subgraph, `facts` says\n"
