@@ -1,10 +1,9 @@
-"""Attention alone, forward and backward, over sequence lengths: as tracing leaves it, and as it can be called.
+"""Attention alone, forward and backward, over sequence lengths: plain torch.compile against ours.
 
-    python bench/attention.py --lengths 128,1024,4096,16384 --window 1024
+    python bench/attention.py --mask causal --lengths 128,1024,4096,16384
+    python bench/attention.py --mask window --window 1024
 
-"traced" is what plain torch.compile makes of transformers: a mask for every query and key, repeated heads. "causal" is
-what the rule attention_mask writes. With --window, the exact ways that torch has for a sliding window are compared:
-the mask again, FlexAttention with a block mask, and on CUDA the flash kernel's own window.
+Both compile what transformers' models are traced to: a boolean mask for every query and key, and repeated heads.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from _timing import Call, Timing, compare, format_table, machine
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+MASKS = ("causal", "window", "chunks", "padding", "documents")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,28 +29,38 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--mask", choices=MASKS, default="causal", help="what is hidden beside later keys")
+    parser.add_argument("--window", type=int, default=1024, help="of a sliding window, or the size of chunks")
     parser.add_argument("--lengths", default="128,512,2048,4096,16384" if cuda else "128,512,1024")
     parser.add_argument("--tokens", type=int, default=16384 if cuda else 1024, help="batch times length")
     parser.add_argument("--heads", type=int, default=32 if cuda else 8)
     parser.add_argument("--key-heads", type=int, default=8 if cuda else 2)
     parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--window", type=int, help="a sliding window instead of full causal attention")
+    parser.add_argument("--rewrite", default="all", choices=("auto", "all"), help="ours: option rewrite")
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path("bench/results/attention.json"))
     return parser.parse_args(argv)
 
 
-def causal_mask(query: Tensor, window: int | None) -> Tensor:
-    """As transformers spells it: bool [batch, 1, queries, keys], of which the batch is a view."""
+def mask_of(kind: str, size: int, query: Tensor, marks: Tensor) -> Tensor:
+    """As transformers spells it: bool [batch, 1, queries, keys]. `marks`, [batch, keys], are positive where a key is
+    not padding, and the numbers of documents; as floats, so that nothing about them is known before the call."""
     batch, _, length, _ = query.shape
     position = torch.arange(length, device=query.device)
-    mask = position[None, None, None, :] <= position[None, None, :, None]
-    if window is not None:
-        mask = mask & (position[None, None, None, :] > position[None, None, :, None] - window)
+    of_query, of_key = position[None, None, :, None], position[None, None, None, :]
+    mask = of_key <= of_query
+    if kind == "window":
+        mask = mask & (of_key > of_query - size)
+    elif kind == "chunks":
+        mask = mask & (of_key // size == of_query // size)
+    elif kind == "padding":
+        mask = mask & (marks > 0)[:, None, None, :]
+    elif kind == "documents":
+        mask = mask & (marks[:, None, :, None] == marks[:, None, None, :])
     return mask.expand(batch, -1, length, length)
 
 
-def traced(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+def attention(kind: str, size: int, query: Tensor, key: Tensor, value: Tensor, marks: Tensor) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
 
     def repeated(heads: Tensor) -> Tensor:
@@ -59,90 +68,67 @@ def traced(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Ten
         expanded = heads[:, :, None].expand(batch, count, repeats, length, dim)
         return expanded.reshape(batch, count * repeats, length, dim)
 
-    mask = causal_mask(query, window)
+    mask = mask_of(kind, size, query, marks)
     return F.scaled_dot_product_attention(query, repeated(key), repeated(value), attn_mask=mask)
 
 
-def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def flex(length: int, window: int, device: str) -> Attention:
-    """FlexAttention with one block mask, which all layers of a model would share."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (key > query - window)
-
-    block_mask = create_block_mask(visible, None, None, length, length, device=device)
-    function: Any = partial(flex_attention, block_mask=block_mask, enable_gqa=True)
-    return torch.compile(function)
-
-
-def flash_window(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
-    """The flash kernel takes [batch, length, heads, dim], and how far each query sees to the left."""
-    tensors = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    length = query.shape[2]
-    output, *_ = torch.ops.aten._flash_attention_forward(
-        *tensors, None, None, length, length, 0.0, True, False, window_size_left=window - 1, window_size_right=0
-    )
-    return output.transpose(1, 2)
-
-
-def implementations(length: int, arguments: argparse.Namespace) -> dict[str, Attention]:
-    window = arguments.window
-    found: dict[str, Attention] = {"traced": torch.compile(partial(traced, window=window))}
-    if window is None or window >= length:
-        found["causal"] = torch.compile(causal)
-        return found
-    if arguments.device == "cuda":
-        found["flex"] = flex(length, window, arguments.device)
-        found["flash window"] = partial(flash_window, window=window)
-    return found
-
-
-def leaves(length: int, arguments: argparse.Namespace) -> list[Tensor]:
-    """Query, key and value as projections leave them: [batch, heads, length, dim], transposed views."""
+def inputs(length: int, arguments: argparse.Namespace) -> tuple[list[Tensor], Tensor]:
+    """Query, key and value as projections leave them, [batch, heads, length, dim] in transposed views; and the marks:
+    a tenth of each row is padding on the right, or each row has four documents."""
     batch = max(1, arguments.tokens // length)
-    dtype = getattr(torch, arguments.dtype)
     torch.manual_seed(0)
-    return [
-        torch.randn(batch, length, heads, arguments.head_dim, device=arguments.device, dtype=dtype)
+    leaves = [
+        torch.randn(
+            batch, length, heads, arguments.head_dim, device=arguments.device, dtype=getattr(torch, arguments.dtype)
+        )
         .transpose(1, 2)
         .detach()
         .requires_grad_()
         for heads in (arguments.heads, arguments.key_heads, arguments.key_heads)
     ]
+    position = torch.arange(length, device=arguments.device)
+    marks = position < length - length // 10 if arguments.mask == "padding" else position * 4 // length
+    return leaves, marks.float().expand(batch, -1).contiguous()
 
 
-def measure(length: int, arguments: argparse.Namespace) -> dict[str, Timing]:
-    """Forward and backward of each; their outputs must agree."""
-    tensors = leaves(length, arguments)
-    functions = implementations(length, arguments)
-    outputs = {name: function(*tensors) for name, function in functions.items()}
-    gradient = torch.randn_like(outputs["traced"])
-    for name, output in outputs.items():
-        torch.testing.assert_close(output, outputs["traced"], rtol=2e-2, atol=2e-2, msg=f"{name} differs")
+def measure(length: int, arguments: argparse.Namespace) -> tuple[dict[str, Timing], str]:
+    """Forward and backward of each, whose outputs must agree; and what our report says."""
+    import liger_compile
 
-    def both(function: Attention) -> Any:
-        return torch.autograd.grad(function(*tensors), tensors, gradient)
+    leaves, marks = inputs(length, arguments)
+    function = partial(attention, arguments.mask, arguments.window)
+    options = {"rewrite": arguments.rewrite}
+    functions = {
+        "torch.compile": torch.compile(function),
+        "ours": torch.compile(function, backend="liger", options=options),
+    }
+    liger_compile.reset()
+    torch._dynamo.reset()
+    outputs = {name: compiled(*leaves, marks) for name, compiled in functions.items()}
+    gradient = torch.randn_like(outputs["ours"])
+    torch.testing.assert_close(outputs["ours"], outputs["torch.compile"], rtol=2e-2, atol=2e-2)
 
-    calls: dict[str, Call] = {name: partial(both, function) for name, function in functions.items()}
-    return compare(calls, device=arguments.device, repetitions=arguments.repetitions)
+    def both(compiled: Callable[..., Tensor]) -> Any:
+        return torch.autograd.grad(compiled(*leaves, marks), leaves, gradient)
+
+    calls: dict[str, Call] = {name: partial(both, compiled) for name, compiled in functions.items()}
+    timings = compare(calls, device=arguments.device, repetitions=arguments.repetitions)
+    return timings, "; ".join(record.detail or record.reason for record in liger_compile.report().records)
 
 
 def main() -> None:
     arguments = parse()
-    table = [["length", "", "forward and backward", "against traced"]]
+    table = [["length", "torch.compile", "ours", "times as fast"]]
     results: dict[str, dict[str, Any]] = {}
     for length in (int(text) for text in arguments.lengths.split(",")):
-        torch._dynamo.reset()
-        timings = measure(length, arguments)
-        results[str(length)] = {name: vars(timing) for name, timing in timings.items()}
-        for name, timing in timings.items():
-            table.append([str(length), name, str(timing), f"{timings['traced'].median / timing.median:.2f}"])
+        timings, report = measure(length, arguments)
+        results[str(length)] = {"report": report, **{name: vars(timing) for name, timing in timings.items()}}
+        plain, ours = timings["torch.compile"], timings["ours"]
+        table.append([str(length), str(plain), str(ours), f"{plain.median / ours.median:.2f}"])
+        print(f"{length}: {report}", flush=True)
     where = machine(arguments.device)
-    print(f"\n{arguments.dtype}, {arguments.tokens} tokens; {where['device']}, torch {where['torch']}\n")
+    shape = f"{arguments.heads} / {arguments.key_heads} heads of {arguments.head_dim}"
+    print(f"\n{arguments.mask}, {arguments.dtype}, {arguments.tokens} tokens, {shape}; {where['device']}\n")
     print(format_table(table))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     options = {key: str(value) for key, value in vars(arguments).items()}
