@@ -1,4 +1,7 @@
-// Attention as it was meant: softmax(scale * q k^T) v over key <= query, without a mask and without repeated heads.
+// Attention as it was meant: softmax(scale * q k^T) v over key <= query, without a mask and without repeated heads; or
+// with its mask, but without the blocks that the mask hides.
+#include <algorithm>
+
 #include "rewrite/mask/mask.h"
 #include "shared.h"
 
@@ -90,6 +93,7 @@ Verdict can_be_asked(const Match& match, const mask::Source& source) {
   return ok();
 }
 
+// Whether the mask can go, at least in calls in which conditions hold.
 Verdict restorable(const Match& match, const Mask& mask) {
   for (const mask::Term& term : mask.terms) {
     if (term.kind == TermKind::causal) continue;
@@ -112,6 +116,32 @@ std::vector<RunCondition> conditions_of(const Mask& mask) {
   return conditions;
 }
 
+// Attention by blocks reads the mask itself, so that it is right for any; it pays where much is known to be hidden.
+Verdict hides_blocks(const Mask& mask) {
+  const auto hides = [](const mask::Term& term) {
+    return term.kind != TermKind::window && term.kind != TermKind::padding && term.kind != TermKind::other;
+  };
+  const bool any = std::any_of(mask.terms.begin(), mask.terms.end(), hides);
+  return any ? ok() : because("which blocks it hides is not known");
+}
+
+Verdict takes_blocks(const Context& context, const graph::TensorMeta& mask,
+                     const std::vector<const graph::TensorMeta*>& operands) {
+  const graph::TensorMeta& query = *operands.front();
+  if (query.device.rfind(context.block_attention_device, 0) != 0) return because("nothing on its device skips blocks");
+  const bool is_half = query.dtype == graph::DType::bfloat16 || query.dtype == graph::DType::float16;
+  for (const graph::TensorMeta* operand : operands) {
+    if (!is_half || operand->dtype != query.dtype) return because("nothing skips blocks for its dtypes");
+    const graph::SymInt& dim = operand->shape.back();
+    const bool is_known = operand->rank() == 4 && dim.is_constant();
+    // In between the kernels need more shared memory than there is.
+    const bool fits = is_known && ((dim.value() >= 16 && dim.value() <= 128) || dim.value() == 256);
+    if (!fits) return because("nothing skips blocks for its shapes");
+  }
+  const bool is_plain = mask.rank() == 4 && mask.dtype == graph::DType::boolean;
+  return is_plain ? ok() : because("only boolean masks of four dims say which blocks are hidden");
+}
+
 std::string condition_text(const RunCondition& condition) {
   if (condition.kind == RunCondition::Kind::all_nonzero) return "%" + condition.node + " hides nothing";
   return "%" + condition.node + " is one document in each row";
@@ -121,6 +151,26 @@ Argument argument_of(const graph::Value& value) {
   if (const auto* node = std::get_if<graph::NodeRef>(&value)) return *node;
   const auto number = number_in(value);
   return number ? Argument(*number) : Argument(graph::None{});
+}
+
+// What can be done about a call.
+struct Treatment {
+  Verdict possible = ok();
+  Mask mask;
+  bool is_restored = false;   // its mask can go, where the conditions hold
+  bool skips_blocks = false;  // it can be computed by blocks of its mask, in all calls
+};
+
+std::string detail_of(const Treatment& treatment, bool is_causal, bool is_grouped, const graph::TensorMeta& result) {
+  std::string text = is_causal ? "causal, " : "no mask, ";
+  if (!treatment.is_restored) text = "skipping hidden blocks (" + treatment.mask.text() + "), ";
+  if (is_grouped) text += "grouped heads, ";
+  text += brief(result);
+  if (!treatment.is_restored) return text;
+  const std::vector<RunCondition> conditions = conditions_of(treatment.mask);
+  for (const RunCondition& condition : conditions) text += ", where " + condition_text(condition);
+  const bool has_other_form = treatment.skips_blocks && !conditions.empty();
+  return has_other_form ? text + ", else skipping hidden blocks" : text;
 }
 
 }  // namespace
@@ -153,10 +203,40 @@ Rule attention_mask() {
     if (m.has(attn_mask) || m.has(repeated_key)) return ok();
     return because("it has no mask, and its keys are not repeated: there is nothing to restore");
   };
-  const auto is_restorable = [=](const Match& m) -> Verdict {
-    if (m.has(attn_mask) && std::get<bool>(is_causal(m))) return because("it is causal and has a mask");
+  const auto can_skip_blocks = [=](const Match& m, const Mask& mask) -> Verdict {
+    if (!m.has(attn_mask) || m.context().block_attention_device.empty()) return because("nothing here skips blocks");
+    if (Verdict verdict = hides_blocks(mask); !verdict) return verdict;
+    const auto dropout = number_in(attribute_of(m, attention, "dropout_p"));
+    if (!dropout || *dropout != 0) return because("nothing skips blocks with dropout");
+    return takes_blocks(m.context(), m.tensor(attn_mask), {&m.tensor(query), &m.tensor(key), &m.tensor(value)});
+  };
+  const auto treatment_of = [=](const Match& m) -> Treatment {
+    if (m.has(attn_mask) && std::get<bool>(is_causal(m))) return {because("it is causal and has a mask"), {}};
     const ReadMask mask = read(m);
-    return mask.understood ? restorable(m, mask.mask) : mask.understood;
+    if (!mask.understood) return {mask.understood, {}};
+    const Verdict restored = restorable(m, mask.mask), by_blocks = can_skip_blocks(m, mask.mask);
+    const bool possible = restored || by_blocks;
+    std::string reason = restored.reason();
+    if (!m.context().block_attention_device.empty()) reason += "; " + by_blocks.reason();
+    return {possible ? ok() : because(reason), mask.mask, bool{restored}, bool{by_blocks}};
+  };
+  const auto is_improvable = [=](const Match& m) -> Verdict { return treatment_of(m).possible; };
+  const auto heads = [=](const Match& m) -> std::vector<Argument> {
+    const bool is_grouped = m.has(repeated_key);
+    return {m(query), m(is_grouped ? key_heads : key), m(is_grouped ? value_heads : value)};
+  };
+  const auto without_mask = [=](const Match& m, bool causal) {
+    Expr call{"attention", heads(m), {}};
+    call.kwarg("dropout_p", argument_of(attribute_of(m, attention, "dropout_p"))).kwarg("is_causal", causal);
+    call.kwarg("scale", argument_of(attribute_of(m, attention, "scale")));
+    const bool takes_fewer = m.has(repeated_key) || std::get<bool>(attribute_of(m, attention, "enable_gqa"));
+    return takes_fewer ? call.kwarg("enable_gqa", true) : call;
+  };
+  const auto by_blocks = [=](const Match& m) {
+    const Expr blocks{"blocks", {m(attn_mask)}, {}};
+    Expr call{"block_attention", heads(m), {}};
+    call.args.insert(call.args.end(), {m(attn_mask), std::make_shared<const Expr>(blocks)});
+    return call.kwarg("scale", argument_of(attribute_of(m, attention, "scale")));
   };
 
   return Rule("attention_mask")
@@ -165,23 +245,15 @@ Rule attention_mask() {
       .require(both_repeated)
       .require(supported)
       .require(has_something)
-      .require(is_restorable)
+      .require(is_improvable)
       .replace([=](const Match& m) {
-        const Mask mask = read(m).mask;
-        const bool causal = mask.has(TermKind::causal) || std::get<bool>(is_causal(m));
-        const bool is_grouped = m.has(repeated_key);
-        Expr call{"attention", {m(query), m(is_grouped ? key_heads : key), m(is_grouped ? value_heads : value)}, {}};
-        call.kwarg("dropout_p", argument_of(attribute_of(m, attention, "dropout_p"))).kwarg("is_causal", causal);
-        call.kwarg("scale", argument_of(attribute_of(m, attention, "scale")));
-        const bool takes_fewer = is_grouped || std::get<bool>(attribute_of(m, attention, "enable_gqa"));
-        if (takes_fewer) call.kwarg("enable_gqa", true);
-        Replacement replacement{call, causal ? "causal, " : "no mask, "};
-        if (is_grouped) replacement.detail += "grouped heads, ";
-        replacement.detail += brief(*m.root_node().tensor);
-        replacement.conditions = conditions_of(mask);
-        for (const RunCondition& condition : replacement.conditions) {
-          replacement.detail += ", where " + condition_text(condition);
-        }
+        const Treatment treatment = treatment_of(m);
+        const bool causal = treatment.mask.has(TermKind::causal) || std::get<bool>(is_causal(m));
+        const std::string detail = detail_of(treatment, causal, m.has(repeated_key), *m.root_node().tensor);
+        if (!treatment.is_restored) return Replacement{by_blocks(m), detail};
+        Replacement replacement{without_mask(m, causal), detail};
+        replacement.conditions = conditions_of(treatment.mask);
+        if (!replacement.conditions.empty() && treatment.skips_blocks) replacement.otherwise = by_blocks(m);
         if (m.has(attn_mask)) replacement.dropped = m.id(attn_mask);
         return replacement;
       });

@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "graph/graph.h"
 #include "rewrite/engine.h"
 #include "rewrite/rule_table.h"
@@ -38,6 +40,7 @@ struct PyEdit {
   std::size_t record;
   std::string anchor;
   PyExpr call;
+  std::optional<PyExpr> otherwise;
   std::vector<std::pair<int, std::string>> results;
   std::vector<std::string> interior, unused;
   std::vector<rewrite::RunCondition> conditions;
@@ -84,7 +87,8 @@ std::vector<std::string> names(const Graph& graph, const std::vector<NodeId>& id
 }
 
 PyEdit to_python(const Graph& graph, const Edit& edit) {
-  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}, {}, {}};
+  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}, {}, {}, {}};
+  if (edit.otherwise) result.otherwise = to_python(graph, *edit.otherwise);
   for (const rewrite::Result& output : edit.results)
     result.results.emplace_back(output.output, graph[output.node].name);
   result.interior = names(graph, edit.interior);
@@ -112,11 +116,11 @@ PyRecord to_python(const Graph& graph, const Record& record) {
 }
 
 PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, rewrite::mask::Facts facts,
-                       bool is_subgraph, bool grouped_cuda) {
+                       bool is_subgraph, bool grouped_cuda, std::string block_attention_device) {
   rewrite::EngineOptions options;
   options.disable = std::move(disable);
   options.strict = strict;
-  options.context = {std::move(facts), is_subgraph, grouped_cuda};
+  options.context = {std::move(facts), is_subgraph, grouped_cuda, std::move(block_attention_device)};
   const RewriteResult result = rewrite::rewrite(graph, rewrite::all_rules(), options);
   PyResult converted;
   for (const Edit& edit : result.edits) converted.edits.push_back(to_python(graph, edit));
@@ -157,6 +161,7 @@ void register_rewrite(py::module_& module) {
       .def_readonly("record", &PyEdit::record)
       .def_readonly("anchor", &PyEdit::anchor)
       .def_readonly("call", &PyEdit::call)
+      .def_readonly("otherwise", &PyEdit::otherwise)
       .def_readonly("results", &PyEdit::results)
       .def_readonly("interior", &PyEdit::interior)
       .def_readonly("unused", &PyEdit::unused)
@@ -183,10 +188,12 @@ void register_rewrite(py::module_& module) {
   module.def("rewrite", &rewrite_graph, py::arg("graph"), py::kw_only(),
              py::arg("disable") = std::vector<std::string>{}, py::arg("strict") = false,
              py::arg("facts") = rewrite::mask::Facts{}, py::arg("is_subgraph") = false, py::arg("grouped_cuda") = true,
+             py::arg("block_attention_device") = "",
              "Matches every rule over `graph` and returns the edits and the records of the report.\n\n"
              "Nothing is changed. `disable` names rules to leave out. With `strict` an exception inside a rule is\n"
              "raised; otherwise it is listed in `errors` and that rule rewrites nothing. Of a subgraph, `facts` says\n"
-             "what is known of its placeholders. `grouped_cuda`: CUDA has attention for fewer key than query heads.");
+             "what is known of its placeholders. `grouped_cuda`: CUDA has attention for fewer key than query heads.\n"
+             "`block_attention_device`: the type of device that has attention by blocks of a mask.");
 }
 
 }  // namespace liger::bindings

@@ -203,10 +203,12 @@ class Run {
       for (const Result& result : edit.results) replaced[view_.resolve(result.node)] = result.node;
     }
     for (Edit& edit : result_.edits) {
-      for_each_node(edit.call, [&](graph::NodeRef& operand) {
+      const auto read_replaced = [&](graph::NodeRef& operand) {
         const auto found = replaced.find(operand.id);
         if (found != replaced.end() && found->second < edit.anchor) operand.id = found->second;
-      });
+      };
+      for_each_node(edit.call, read_replaced);
+      if (edit.otherwise) for_each_node(*edit.otherwise, read_replaced);
     }
   }
 
@@ -221,7 +223,8 @@ class Run {
               site.results,
               site.interior(),
               std::move(replacement.conditions),
-              made_for(replacement.dropped)};
+              made_for(replacement.dropped),
+              std::move(replacement.otherwise)};
     if (proposal.matches.size() == 1) edit.results.front().output = replacement.root_output;
     result_.edits.push_back(std::move(edit));
     result_.records.push_back(

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -19,7 +20,8 @@ using Argument = std::variant<graph::None, bool, std::int64_t, double, std::stri
                               std::shared_ptr<const Expr>>;
 
 // A call to be built. `op` is "liger::<name>" for an op of ours, "cast" for x.to(dtype), or "like:<node>" for the call
-// of an existing node with its first tensor argument replaced by args[0], "attention" for scaled_dot_product_attention.
+// of an existing node with its first tensor argument replaced by args[0], "attention" for scaled_dot_product_attention,
+// "block_attention" and "blocks" for the functions of python/liger_compile/block_attention.py.
 struct Expr {
   std::string op;
   std::vector<Argument> args;
@@ -64,6 +66,7 @@ struct Edit {
   std::vector<graph::NodeId> interior;  // matched nodes in program order, to be erased where nothing uses them
   std::vector<RunCondition> conditions;
   std::vector<graph::NodeId> unused;  // what only a dropped operand may have needed, to be erased in the same way
+  std::optional<Expr> otherwise;      // instead of `call` where the conditions do not hold; none: nothing is replaced
 };
 
 struct Record {

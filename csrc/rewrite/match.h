@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct Context {
   mask::Facts facts;         // of the graph's placeholders, where it is a subgraph
   bool is_subgraph = false;  // its own values cannot be asked about before it runs
   bool grouped_cuda = true;  // the CUDA device has an attention kernel for fewer key than query heads
+  std::string block_attention_device;  // the type of device that has attention by blocks of a mask; empty: none
 };
 
 class Match {

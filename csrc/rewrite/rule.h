@@ -20,6 +20,7 @@ struct Replacement {
   int root_output = kOnlyResult;  // which output of the call the root takes; declared outputs name their own
   std::vector<RunCondition> conditions = {};  // of the values that a call is given; none: it always holds
   graph::NodeId dropped = graph::kNoNode;     // an operand that the call no longer reads
+  std::optional<Expr> otherwise = {};         // the call where the conditions do not hold; none: as written
 };
 
 class Rule {

@@ -28,6 +28,7 @@ class Edit:
     record: int
     anchor: str
     call: Expr
+    otherwise: Expr | None
     results: list[tuple[int, str]]
     interior: list[str]
     unused: list[str]
@@ -73,4 +74,5 @@ def rewrite(
     facts: dict[str, Fact] = ...,
     is_subgraph: bool = ...,
     grouped_cuda: bool = ...,
+    block_attention_device: str = ...,
 ) -> RewriteResult: ...

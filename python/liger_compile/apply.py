@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.node import map_aggregate
 
-from liger_compile import _rewriter
+from liger_compile import _rewriter, block_attention
 from liger_compile.regions import Region, Regions
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -69,13 +72,15 @@ class Plan:
         erased: nodes that nothing uses any more, in program order.
         unused: nodes without effects that may have no user once all plans are applied, and go if so.
         conditions: what must hold in a call for the edit to be right in it.
+        otherwise: makes the plan for calls in which the conditions do not hold; None: these keep what is written.
     """
 
     anchor: torch.fx.Node
     results: list[tuple[torch.fx.Node, Step]]
     erased: list[torch.fx.Node]
     unused: list[torch.fx.Node]
-    conditions: tuple[Condition, ...]
+    conditions: tuple[Condition, ...] = ()
+    otherwise: Callable[[], Plan] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +95,7 @@ class Planner:
         self._graph = graph
         self._initial = region
         self._values: dict[Any, Any] = {}
+        self._steps: dict[Any, Step] = {}
         self._nodes: dict[str, torch.fx.Node] = {}
         self._regions: Regions | None = None
 
@@ -103,20 +109,26 @@ class Planner:
         if self._regions is None:  # built here, so that a graph without edits pays nothing
             self._nodes = {node.name: node for node in self._graph.nodes}
             self._regions = Regions(self._graph, self._initial)
+        plan = self._plan(edit, edit.call, self._regions)
+        plan.conditions = tuple(Condition(item.kind, item.node, item.dim) for item in edit.conditions)
+        if edit.otherwise is not None:
+            plan.otherwise = functools.partial(self._plan, edit, edit.otherwise, self._regions)
+        return plan
+
+    def _plan(self, edit: Any, expr: Any, regions: Regions) -> Plan:
         anchor = self._nodes[edit.anchor]
-        call = self._step(edit.call, anchor, self._regions.at(anchor))
+        region = regions.at(anchor)
+        call = self._step(expr, anchor, region)
         results = []
         for index, name in edit.results:
             step = call if index < 0 else Step("call_function", operator.getitem, (call, index), {}, call.value[index])
-            if edit.call.op == "attention":
-                step = self._laid_out(self._nodes[name], step, self._regions.at(anchor))
+            if expr.op in ("attention", "block_attention"):
+                step = self._laid_out(self._nodes[name], step, region)
             step.value = _checked(self._nodes[name], step.value)
             results.append((self._nodes[name], step))
         matched = {self._nodes[name] for name in edit.interior} | {node for node, _ in results}
         erased = _erasable(sorted(matched), [node for node, _ in results], anchor)
-        unused = [self._nodes[name] for name in edit.unused]
-        conditions = tuple(Condition(item.kind, item.node, item.dim) for item in edit.conditions)
-        return Plan(anchor, results, erased, unused, conditions)
+        return Plan(anchor, results, erased, [self._nodes[name] for name in edit.unused])
 
     def _laid_out(self, old: torch.fx.Node, step: Step, region: Region) -> Step:
         """The value in the layout of what it replaces, by a copy where needed.
@@ -144,6 +156,10 @@ class Planner:
             op, target = "call_method", "to"
         elif expr.op == "attention":
             target = torch.nn.functional.scaled_dot_product_attention
+        elif expr.op == "block_attention":
+            target = block_attention.block_attention
+        elif expr.op == "blocks":
+            return self._shared(block_attention.blocks, args, region)
         elif expr.op.startswith("like:"):
             pattern = self._nodes[expr.op.removeprefix("like:")]
             op, target = pattern.op, pattern.target
@@ -151,6 +167,15 @@ class Planner:
         else:
             target = _operator(expr.op)
         return Step(op, target, args, kwargs, self._evaluate(op, target, args, kwargs, region))
+
+    def _shared(self, function: Any, args: tuple[Any, ...], region: Region) -> Step:
+        """One step for all equal calls: built where the first plan that is applied needs it, so in program order."""
+        key = (function, args, region)
+        if key not in self._steps:
+            self._steps[key] = Step(
+                "call_function", function, args, {}, self._evaluate("call_function", function, args, {}, region)
+            )
+        return self._steps[key]
 
     def _argument(self, item: Any, anchor: torch.fx.Node, region: Region) -> Any:
         if isinstance(item, _rewriter.NodeName):
@@ -173,7 +198,8 @@ class Planner:
         if key not in self._values:
             function = target if op == "call_function" else getattr(torch.Tensor, target)
             try:
-                with _fake_mode(args, kwargs), region.entered():
+                # AOTAutograd too traces with this dispatcher; without it some operators refuse symbolic sizes.
+                with enable_python_dispatcher(), _fake_mode(args, kwargs), region.entered():
                     self._values[key] = function(*args, **kwargs)
             except Exception as error:
                 raise EditFailed(f"{_printed(target)} on fake tensors: {type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ import torch
 from liger_compile import environment, reporting
 from liger_compile.options import Options, parse_options
 from liger_compile.reporting import Report
-from liger_compile.rewriting import Rewriting, Settings
+from liger_compile.rewriting import Rewriting, Settings, is_stored
 from liger_compile.variants import Question, Variants, copied
 
 
@@ -77,8 +77,7 @@ def _asked(
     gm: torch.fx.GraphModule, example_inputs: Sequence[Any], rewriting: Rewriting, *, strict: bool
 ) -> tuple[Question, bool] | None:
     """What the rewrites depend on, and whether it holds in the first call; None where nothing depends on values."""
-    if torch._dynamo.config.caching_precompile or torch._dynamo.config.enable_aot_compile:
-        # What is stored for another process is the inner compiler's result, without the choice between two forms.
+    if is_stored():
         rewriting.drop_conditional("it depends on the values of a call, which code for other processes cannot ask for")
     if not rewriting.conditions:
         return None

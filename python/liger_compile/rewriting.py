@@ -85,18 +85,28 @@ class Rewriting:
         for part in self._parts:
             part.drop_conditional(reason)
 
-    def apply(self, *, conditions_hold: bool = True) -> Report:
-        """Rewrite the graph in place, with or without the rewrites that depend on conditions.
+    def apply(self, *, conditions_hold: bool = True, otherwise: bool = True) -> Report:
+        """Rewrite the graph in place, for calls in which the conditions of rewrites hold or for all others.
 
         A graph in which nothing is rewritten is not touched at all, not even recompiled.
+
+        Args:
+            conditions_hold: make the rewrites that depend on conditions.
+            otherwise: instead of these make what rewrites have for other calls; False: these keep what is written.
 
         Returns:
             The report of this graph.
         """
         start = time.perf_counter()
-        reports = [part.apply(conditions_hold) for part in self._parts]
+        reports = [part.apply(conditions_hold, otherwise) for part in self._parts]
         milliseconds = (self._seconds + time.perf_counter() - start) * 1e3
         return dataclasses.replace(merge(reports), rules=self._rules, graphs=1, milliseconds=milliseconds)
+
+
+def is_stored() -> bool:
+    """Whether what is compiled goes to other processes as the inner compiler's result, without what we wrap around it
+    and without functions of ours in the graph."""
+    return bool(torch._dynamo.config.caching_precompile or torch._dynamo.config.enable_aot_compile)
 
 
 def rewrite_module(gm: torch.fx.GraphModule, settings: Settings) -> Report:
@@ -130,11 +140,29 @@ class _Part:
         if has_rules:
             self._guarded(self._plan_all)
 
-    def apply(self, conditions_hold: bool) -> Report:
-        plans = {i: plan for i, plan in self.plans.items() if conditions_hold or not plan.conditions}
-        if plans and not self.settings.dry_run:
-            self._guarded(lambda: apply_plans(self.gm, list(plans.values())))
+    def apply(self, conditions_hold: bool, otherwise: bool) -> Report:
+        if self.plans and not self.settings.dry_run:
+            self._guarded(lambda: apply_plans(self.gm, self._chosen(conditions_hold, otherwise)))
         return Report(tuple(self._records), tuple(self._failures), nodes=self._nodes)
+
+    def _chosen(self, conditions_hold: bool, otherwise: bool) -> list[Plan]:
+        """The plans to apply, in program order."""
+        chosen = []
+        for plan in self.plans.values():
+            if conditions_hold or not plan.conditions:
+                chosen.append(plan)
+            elif otherwise and plan.otherwise is not None and (other := self._planned(plan.otherwise)) is not None:
+                chosen.append(other)
+        return chosen
+
+    def _planned(self, make: Callable[[], Plan]) -> Plan | None:
+        try:
+            return make()
+        except (EditDeclined, EditFailed) as error:
+            if self.settings.strict:
+                raise
+            self._failures.append(_failure("attention_mask", error))
+            return None
 
     def drop_conditional(self, reason: str) -> None:
         for index in [index for index, plan in self.plans.items() if plan.conditions]:
@@ -170,6 +198,7 @@ class _Part:
             facts=self._facts,
             is_subgraph=self._is_subgraph,
             grouped_cuda=_has_grouped_attention(),
+            block_attention_device=_block_attention_device(self.settings),
         )
         self._failures += [_failure(rule, message) for rule, message in result.errors]
         metas = {node.name: node.meta for node in self.gm.graph.nodes} if result.records else {}
@@ -246,6 +275,15 @@ def _has_grouped_attention() -> bool:
     if not torch.cuda.is_available():
         return True  # nothing on CUDA will run
     return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _block_attention_device(settings: Settings) -> str:
+    """The type of device for which torch compiles attention by blocks, where that is wanted; else ""."""
+    # Its gain in whole training steps has not been measured yet, so "auto" does without.
+    is_wanted = settings.rewrite == "all" and settings.inner == "inductor" and not is_stored()
+    if not is_wanted or not torch.cuda.is_available() or torch.version.hip:
+        return ""
+    return "cuda" if torch.cuda.get_device_capability() == (9, 0) else ""
 
 
 def _record(record: Any, meta: dict[str, Any]) -> Record:

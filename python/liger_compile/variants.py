@@ -110,9 +110,9 @@ class Variants:
         if any(node.target == "item" for node in self._gm.graph.nodes):
             self.add(not conditions_hold, self._compile(self._rewritten(not conditions_hold), example_inputs))
 
-    def _rewritten(self, conditions_hold: bool) -> torch.fx.GraphModule:
+    def _rewritten(self, conditions_hold: bool, *, otherwise: bool = True) -> torch.fx.GraphModule:
         gm = copied(self._gm)
-        Rewriting(gm, self._settings).apply(conditions_hold=conditions_hold)
+        Rewriting(gm, self._settings).apply(conditions_hold=conditions_hold, otherwise=otherwise)
         return gm
 
     def __call__(self, *inputs: Any) -> Any:
@@ -125,8 +125,21 @@ class Variants:
         return compiled(*inputs)
 
     def _compiled_now(self, holds: bool) -> Callable[..., Any]:
-        """Compile a form after Dynamo's own compilation has ended, when the shapes' guards are settled."""
-        gm = self._rewritten(holds)
+        """Compile a form after Dynamo's own compilation has ended, when the shapes' guards are settled.
+
+        What a rewrite makes where its conditions do not hold may fail or need guards; what is written needs none.
+        """
+        compiled, why = self._tried(self._rewritten(holds))
+        if compiled is None and not holds:
+            compiled, why = self._tried(self._rewritten(holds, otherwise=False))
+        if compiled is not None:
+            return compiled
+        text = f"liger-compile: the second form of a graph {why}; it runs uncompiled"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+        return self._rewritten(holds, otherwise=False).forward
+
+    def _tried(self, gm: torch.fx.GraphModule) -> tuple[Callable[..., Any] | None, str]:
+        """The compiled graph, or why there is none."""
         shape_env = None if self._fake_mode is None else self._fake_mode.shape_env
         ignored = _ignored_guards(shape_env)
         try:
@@ -135,15 +148,11 @@ class Variants:
         except Exception as error:
             if self._settings.strict:
                 raise
-            why = f"failed to compile ({type(error).__name__}: {error})"
-        else:
-            if _ignored_guards(shape_env) == ignored:
-                return compiled
+            return None, f"failed to compile ({type(error).__name__}: {error})"
+        if _ignored_guards(shape_env) != ignored:
             # It would be right for some of the shapes only that this graph is called with.
-            why = "needs more guards on its shapes than the first"
-        text = f"liger-compile: the second form of a graph {why}; it runs uncompiled"
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
-        return self._rewritten(holds).forward
+            return None, "needs more guards on its shapes than the first"
+        return compiled, ""
 
 
 def _ignored_guards(shape_env: Any) -> int:

@@ -50,6 +50,7 @@ def edit(
         interior=interior,
         unused=list(unused),
         conditions=[],
+        otherwise=None,
     )
 
 

@@ -147,6 +147,39 @@ def test_under_inductor(dynamic: bool | None, device: str) -> None:
         check_against_exact("llama", model, fused, batch_maker(model, change))
 
 
+BLOCK_CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {}, "left"),
+    ("llama", {}, "row"),
+    ("llama", {"use_cache": False}, "documents"),
+    ("mistral", {"sliding_window": 6}, "left"),
+    ("gemma3_text", {"sliding_window": 6}, "nothing"),
+    ("llama4_text", {"attention_chunk_size": 6}, "nothing"),
+]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch compiles FlexAttention for")
+@pytest.mark.parametrize("case", BLOCK_CASES, ids=lambda case: f"{case[0]} {case[1]} {case[2]}")
+def test_hidden_blocks_are_skipped_on_cuda(case: tuple[str, dict[str, Any], str]) -> None:
+    family, config, change = case
+    model = tiny_model(family, torch.bfloat16, "cuda", **config)
+    fused = compiled(model, "inductor")
+    make = batch_maker(model, change)
+    with liger_compile.expect_rewrites(attention_mask=2):
+        fused(**make(0))
+    check_against_exact(family, model, fused, make, **config)
+    assert any("hidden blocks" in record.detail for record in liger_compile.report().rewrites)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch compiles FlexAttention for")
+def test_hidden_blocks_of_many_lengths_on_cuda() -> None:
+    config = {"use_cache": False}
+    model = tiny_model("llama", torch.bfloat16, "cuda", **config)
+    fused = compiled(model, "inductor")
+    for sequence in (160, 200, 130, 310):
+        check_against_exact("llama", model, fused, batch_maker(model, "left", sequence), **config)
+    assert len(liger_compile.reports()) == 2
+
+
 def test_autocast(device: str) -> None:
     model = tiny_model("llama", device=device)
     fused = compiled(model, "aot_eager")

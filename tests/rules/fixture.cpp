@@ -45,6 +45,7 @@ std::string line_of(const graph::Graph& graph, const rewrite::Edit& edit) {
     line += is_nonzero ? ", if all of %" + condition.node + " is not zero"
                        : ", if %" + condition.node + " is constant along dim " + std::to_string(condition.dim);
   }
+  if (edit.otherwise) line += ", otherwise " + rewrite::print(graph, *edit.otherwise);
   return line;
 }
 
@@ -116,7 +117,8 @@ Fixture load_fixture(const std::string& name) {
   if (!file) throw std::runtime_error("cannot open the fixture " + name);
   std::string text, line;
   while (std::getline(file, line) && trimmed(line) != "---") {
-    const std::string skip = "// skip: ";
+    const std::string skip = "// skip: ", device = "// block_attention_device: ";
+    if (starts_with(line, device)) fixture.block_attention_device = line.substr(device.size());
     if (starts_with(line, skip))
       fixture.skipped.push_back(line.substr(skip.size(), line.find(' ', skip.size()) - skip.size()));
     text += line + "\n";
@@ -165,8 +167,10 @@ graph::Graph applied(const graph::Graph& graph, const rewrite::RewriteResult& re
   return draft.finish();
 }
 
-rewrite::RewriteResult run_all_rules(const graph::Graph& graph) {
-  return rewrite::rewrite(graph, rewrite::all_rules());
+rewrite::RewriteResult run_all_rules(const Fixture& fixture, const graph::Graph& graph) {
+  rewrite::EngineOptions options;
+  options.context.block_attention_device = fixture.block_attention_device;
+  return rewrite::rewrite(graph, rewrite::all_rules(), options);
 }
 
 }  // namespace liger::test

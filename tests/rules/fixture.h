@@ -13,6 +13,7 @@ struct Fixture {
   std::string name;  // "rms_norm/llama"
   graph::Graph graph;
   std::vector<std::string> expected;  // one line each; empty where nothing must happen
+  std::string block_attention_device;  // of a line "// block_attention_device: <type>"; empty: none
   std::vector<std::string>
       skipped;  // kinds of variants that the line "// skip: <kind> <why>" leaves out; "variants": all
 
@@ -32,6 +33,7 @@ std::vector<std::string> rewrites_of(const graph::Graph& graph, const rewrite::R
 // The graph after the edits. Throws std::logic_error where a node would read one that is gone or comes later.
 graph::Graph applied(const graph::Graph& graph, const rewrite::RewriteResult& result);
 
-rewrite::RewriteResult run_all_rules(const graph::Graph& graph);
+// The graph is the fixture's own, or a variant of it.
+rewrite::RewriteResult run_all_rules(const Fixture& fixture, const graph::Graph& graph);
 
 }  // namespace liger::test

@@ -45,7 +45,7 @@ class FixtureTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     fixture_ = load_fixture(GetParam());
-    result_ = run_all_rules(fixture_.graph);
+    result_ = run_all_rules(fixture_, fixture_.graph);
     rewrites_ = rewrites_of(fixture_.graph, result_);
     places_ = places_of(fixture_.graph, result_);
   }
@@ -53,7 +53,7 @@ class FixtureTest : public testing::TestWithParam<std::string> {
   // Runs the rules over a variant, whatever comes out of it: the edits must fit the graph.
   rewrite::RewriteResult run(const Variant& variant) {
     ++Counter::variants();
-    const rewrite::RewriteResult result = run_all_rules(variant.graph);
+    const rewrite::RewriteResult result = run_all_rules(fixture_, variant.graph);
     EXPECT_NO_THROW(applied(variant.graph, result)) << where(variant);
     EXPECT_TRUE(result.errors.empty()) << where(variant) << joined(lines_of(variant.graph, result));
     return result;
