@@ -184,7 +184,7 @@ Rule attention_mask() {
 
   const auto read = [=](const Match& m) -> ReadMask {
     if (!m.has(attn_mask)) return {};
-    return read_mask(m.view(), m.context().facts, m.id(attn_mask), m.root(), scores_of(m.tensor(query), m.tensor(key)));
+    return m.context().masks->read(m.id(attn_mask), m.root(), scores_of(m.tensor(query), m.tensor(key)));
   };
   const auto is_causal = [=](const Match& m) { return attribute_of(m, attention, "is_causal"); };
 

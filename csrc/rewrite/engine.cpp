@@ -41,7 +41,10 @@ std::vector<int> outputs_needed(const Site& site) {
 
 class Run {
  public:
-  Run(const Graph& graph, const EngineOptions& options) : graph_(graph), view_(graph), options_(options) {}
+  Run(const Graph& graph, const EngineOptions& options)
+      : graph_(graph), view_(graph), options_(options), context_(options.context) {
+    context_.masks = std::make_shared<mask::KnownMasks>(view_, context_.facts);
+  }
 
   RewriteResult over(const std::vector<Rule>& rules) {
     for (const Rule& rule : rules) {
@@ -105,7 +108,7 @@ class Run {
     Match& match = proposal.matches.front();
     match.set_needed_outputs(outputs_needed(proposal.site));
     match.set_result(proposal.site.results.front().node);
-    match.set_context(options_.context);
+    match.set_context(context_);
     for (const auto& precondition : proposal.rule->preconditions()) {
       if (Verdict verdict = precondition(match); !verdict) return verdict;
       ++checks_passed;
@@ -272,6 +275,7 @@ class Run {
   const Graph& graph_;
   CanonicalGraph view_;
   const EngineOptions& options_;
+  Context context_;
   std::vector<Proposal> proposals_;
   std::vector<Refusal> refusals_;
   std::set<NodeId> taken_;

@@ -1,23 +1,25 @@
 // One complete match of a pattern: which node or number each capture stands for.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "rewrite/expr.h"
-#include "rewrite/mask/reader.h"
+#include "rewrite/mask/known_masks.h"
 #include "rewrite/pattern.h"
 
 namespace liger::rewrite {
 
 // What rules may know beside the graph.
 struct Context {
-  mask::Facts facts;         // of the graph's placeholders, where it is a subgraph
-  bool is_subgraph = false;  // its own values cannot be asked about before it runs
-  bool grouped_cuda = true;  // the CUDA device has an attention kernel for fewer key than query heads
+  mask::Facts facts;                   // of the graph's placeholders, where it is a subgraph
+  bool is_subgraph = false;            // its own values cannot be asked about before it runs
+  bool grouped_cuda = true;            // the CUDA device has an attention kernel for fewer key than query heads
   std::string block_attention_device;  // the type of device that has attention by blocks of a mask; empty: none
+  std::shared_ptr<mask::KnownMasks> masks = nullptr;  // of the graph; set by the engine
 };
 
 class Match {

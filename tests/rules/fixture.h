@@ -12,7 +12,7 @@ namespace liger::test {
 struct Fixture {
   std::string name;  // "rms_norm/llama"
   graph::Graph graph;
-  std::vector<std::string> expected;  // one line each; empty where nothing must happen
+  std::vector<std::string> expected;   // one line each; empty where nothing must happen
   std::string block_attention_device;  // of a line "// block_attention_device: <type>"; empty: none
   std::vector<std::string>
       skipped;  // kinds of variants that the line "// skip: <kind> <why>" leaves out; "variants": all
