@@ -2,7 +2,9 @@
 // target).
 //
 // The logits are made in chunks and never as a whole, unless something outside reads them: then the call returns them
-// too. A z-loss, z * mean(logsumexp(logits)^2), joins where it is spelled over the same logits.
+// too. Where they are only returned to the caller, the graph may return the hidden states instead, from which the
+// caller computes them when they are read. A z-loss, z * mean(logsumexp(logits)^2), joins where it is spelled over the
+// same logits.
 #include <algorithm>
 
 #include "shared.h"
@@ -51,6 +53,17 @@ std::vector<NodeId> slices_in(const Match& m, const std::vector<NodeId>& path) {
     if (m.view()[*id].op == Op::slice) slices.push_back(*id);
   }
   return slices;
+}
+
+std::string in_brackets(const std::string& text) { return text.empty() ? "" : " (" + text + ")"; }
+
+bool is_written_after(const CanonicalGraph& view, NodeId id, NodeId from) {
+  const NodeId root = view.storage_root(id);
+  const auto& mutations = view.mutations();
+  return std::any_of(mutations.begin(), mutations.end(), [&](const CanonicalGraph::Mutation& mutation) {
+    const auto& roots = mutation.storage_roots;
+    return mutation.node > from && std::find(roots.begin(), roots.end(), root) != roots.end();
+  });
 }
 
 Argument nested(Expr expr) { return std::make_shared<const Expr>(std::move(expr)); }
@@ -102,10 +115,31 @@ Rule linear_cross_entropy() {
   auto with_z = add(loss, mul(either("reduced lse^2", {mean_z, sum_z}), z_weight));
   auto y = either("loss", {with_z, loss});
 
+  // The caller has the head's weight and bias where they are inputs of the graph.
+  const auto why_kept = [=](const Match& m) -> std::string {
+    if (!m.context().logits_on_demand) return m.context().why_logits_kept;
+    if (!m.only_returned(1)) return "the graph itself reads them";
+    if (m.context().is_subgraph) return "they leave a checkpoint";
+    for (const Pattern& parameter : {weight, bias}) {
+      const bool is_given = !m.has(parameter) || m[parameter].kind == graph::NodeKind::placeholder;
+      if (!is_given) return "%" + m[parameter].name + " is computed in the graph";
+    }
+    for (const Pattern& operand : {hidden_states, weight, bias}) {
+      if (m.has(operand) && is_written_after(m.view(), m.id(operand), m.id(raw))) {
+        return "%" + m[operand].name + " may be modified in place after they are made";
+      }
+    }
+    return "";
+  };
+  const auto on_demand = [=](const Match& m) {
+    return m.needs_output(1) && m.context().logits_on_demand && why_kept(m).empty();
+  };
+  const auto kept = [=](const Match& m) { return m.needs_output(1) && !on_demand(m); };
+
   const auto rows_fit = [=](const Match& m) -> Verdict {
     if (Verdict verdict = slices_before_reshapes(m, m.path(rows)); !verdict) return verdict;
     const bool sliced = !slices_in(m, m.path(rows)).empty();
-    if (sliced && m.needs_output(1)) return because("all logits leave the graph, but the loss reads a slice of them");
+    if (sliced && kept(m)) return because("all logits leave the graph, but the loss reads a slice of them");
     if (sliced && m.has(with_z)) return because("the loss reads a slice of the logits and the z-loss all of them");
     return ok();
   };
@@ -127,7 +161,7 @@ Rule linear_cross_entropy() {
     for (const Pattern& input : {hidden_states, weight}) {
       if (Verdict verdict = require_kernel_dtype(m[input]); !verdict) return verdict;
     }
-    if (m.needs_output(1) && m.tensor(logits).dtype != m.tensor(raw).dtype) {
+    if (kept(m) && m.tensor(logits).dtype != m.tensor(raw).dtype) {
       return because("the logits leave the graph as " + dtype_name(m.tensor(logits)) + ", the head makes " +
                      dtype_name(m.tensor(raw)));
     }
@@ -146,7 +180,7 @@ Rule linear_cross_entropy() {
         const auto operand = [&](const Pattern& p) { return cast_to(m(p), m.tensor(p).dtype, dtype); };
         Argument sliced = m(hidden_states);
         for (NodeId id : slices_in(m, m.path(rows))) sliced = nested({"like:" + m.graph()[id].name, {sliced}, {}});
-        const bool keeps_logits = m.needs_output(1);
+        const bool keeps_logits = kept(m);
         Expr call{keeps_logits ? "liger::linear_cross_entropy_with_logits" : "liger::linear_cross_entropy", {}, {}};
         call.args = {cast_to(sliced, m.tensor(hidden_states).dtype, dtype), operand(weight), m(target)};
         if (m.has(bias)) call.args.push_back(operand(bias));
@@ -157,7 +191,13 @@ Rule linear_cross_entropy() {
         if (m.has(with_z)) call.kwarg("z_loss", *m.literal(z_weight));
         const std::string detail = "linear_cross_entropy, " + reduction_of(m, loss) + ", hidden states " +
                                    brief(m.tensor(hidden_states)) + ", vocab " + m.tensor(weight).shape[0].str();
-        return Replacement{call, detail + (keeps_logits ? ", keeps logits" : ""), keeps_logits ? 0 : kOnlyResult};
+        Replacement replacement{call, detail, keeps_logits ? 0 : kOnlyResult};
+        if (keeps_logits) replacement.detail += ", keeps logits" + in_brackets(why_kept(m));
+        if (on_demand(m)) {
+          replacement.detail += ", logits on demand";
+          replacement.on_demand = OnDemand{1, m.id(hidden_states)};
+        }
+        return replacement;
       });
 }
 

@@ -42,7 +42,8 @@ struct PyEdit {
   PyExpr call;
   std::optional<PyExpr> otherwise;
   std::vector<std::pair<int, std::string>> results;
-  std::vector<std::string> interior, unused;
+  std::vector<std::string> interior, unused, on_demand;
+  std::string on_demand_from;
   std::vector<rewrite::RunCondition> conditions;
 };
 
@@ -87,13 +88,16 @@ std::vector<std::string> names(const Graph& graph, const std::vector<NodeId>& id
 }
 
 PyEdit to_python(const Graph& graph, const Edit& edit) {
-  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}, {}, {}, {}};
+  PyEdit result{edit.rule, edit.record, graph[edit.anchor].name, to_python(graph, edit.call), {}, {}, {}, {}, {},
+                {},        {}};
   if (edit.otherwise) result.otherwise = to_python(graph, *edit.otherwise);
   for (const rewrite::Result& output : edit.results)
     result.results.emplace_back(output.output, graph[output.node].name);
   result.interior = names(graph, edit.interior);
   result.unused = names(graph, edit.unused);
   result.conditions = edit.conditions;
+  result.on_demand = names(graph, edit.on_demand);
+  if (!edit.on_demand.empty()) result.on_demand_from = graph[edit.on_demand_from].name;
   return result;
 }
 
@@ -115,12 +119,11 @@ PyRecord to_python(const Graph& graph, const Record& record) {
           node.source, record.detail,        record.reason, record.num_nodes};
 }
 
-PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, rewrite::mask::Facts facts,
-                       bool is_subgraph, bool grouped_cuda, std::string block_attention_device) {
+PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, bool strict, rewrite::Context context) {
   rewrite::EngineOptions options;
   options.disable = std::move(disable);
   options.strict = strict;
-  options.context = {std::move(facts), is_subgraph, grouped_cuda, std::move(block_attention_device)};
+  options.context = std::move(context);
   const RewriteResult result = rewrite::rewrite(graph, rewrite::all_rules(), options);
   PyResult converted;
   for (const Edit& edit : result.edits) converted.edits.push_back(to_python(graph, edit));
@@ -154,8 +157,23 @@ void register_values(py::module_& module) {
 
 }  // namespace
 
+void register_context(py::module_& module) {
+  using rewrite::Context;
+  py::class_<Context>(module, "Context", "What rules may know beside the graph.")
+      .def(py::init<>())
+      .def_readwrite("facts", &Context::facts, "of a subgraph: what is known of its placeholders")
+      .def_readwrite("is_subgraph", &Context::is_subgraph)
+      .def_readwrite("grouped_cuda", &Context::grouped_cuda, "CUDA has attention for fewer key than query heads")
+      .def_readwrite("block_attention_device", &Context::block_attention_device,
+                     "the type of device that has attention by blocks of a mask; empty: none")
+      .def_readwrite("logits_on_demand", &Context::logits_on_demand,
+                     "logits that only the caller reads may be computed when it does")
+      .def_readwrite("why_logits_kept", &Context::why_logits_kept, "for the report, where they are not");
+}
+
 void register_rewrite(py::module_& module) {
   register_values(module);
+  register_context(module);
   py::class_<PyEdit>(module, "Edit")
       .def_readonly("rule", &PyEdit::rule)
       .def_readonly("record", &PyEdit::record)
@@ -165,6 +183,8 @@ void register_rewrite(py::module_& module) {
       .def_readonly("results", &PyEdit::results)
       .def_readonly("interior", &PyEdit::interior)
       .def_readonly("unused", &PyEdit::unused)
+      .def_readonly("on_demand", &PyEdit::on_demand)
+      .def_readonly("on_demand_from", &PyEdit::on_demand_from)
       .def_readonly("conditions", &PyEdit::conditions);
   py::class_<PyRecord>(module, "Record")
       .def_readonly("rule", &PyRecord::rule)
@@ -187,13 +207,10 @@ void register_rewrite(py::module_& module) {
   module.def("rule_names", &rule_names, "Names of the rules, in alphabetical order.");
   module.def("rewrite", &rewrite_graph, py::arg("graph"), py::kw_only(),
              py::arg("disable") = std::vector<std::string>{}, py::arg("strict") = false,
-             py::arg("facts") = rewrite::mask::Facts{}, py::arg("is_subgraph") = false, py::arg("grouped_cuda") = true,
-             py::arg("block_attention_device") = "",
+             py::arg("context") = rewrite::Context{},
              "Matches every rule over `graph` and returns the edits and the records of the report.\n\n"
              "Nothing is changed. `disable` names rules to leave out. With `strict` an exception inside a rule is\n"
-             "raised; otherwise it is listed in `errors` and that rule rewrites nothing. Of a subgraph, `facts` says\n"
-             "what is known of its placeholders. `grouped_cuda`: CUDA has attention for fewer key than query heads.\n"
-             "`block_attention_device`: the type of device that has attention by blocks of a mask.");
+             "raised; otherwise it is listed in `errors` and that rule rewrites nothing.");
 }
 
 }  // namespace liger::bindings

@@ -39,6 +39,22 @@ std::vector<int> outputs_needed(const Site& site) {
   return outputs;
 }
 
+// Outputs of which everything outside that reads them is the graph's own output node.
+std::vector<int> outputs_only_returned(const Site& site) {
+  const graph::Graph& graph = site.view->graph();
+  std::vector<int> outputs = outputs_needed(site);
+  const auto is_read = [&](int output) {
+    return std::any_of(site.results.begin(), site.results.end(), [&](const Result& result) {
+      const auto& users = graph[result.node].users;
+      return result.output == output && std::any_of(users.begin(), users.end(), [&](NodeId user) {
+               return !site.holds(user) && graph[user].kind != graph::NodeKind::output;
+             });
+    });
+  };
+  outputs.erase(std::remove_if(outputs.begin(), outputs.end(), is_read), outputs.end());
+  return outputs;
+}
+
 class Run {
  public:
   Run(const Graph& graph, const EngineOptions& options)
@@ -106,7 +122,7 @@ class Run {
 
   Verdict check(Proposal& proposal, std::size_t& checks_passed) const {
     Match& match = proposal.matches.front();
-    match.set_needed_outputs(outputs_needed(proposal.site));
+    match.set_needed_outputs(outputs_needed(proposal.site), outputs_only_returned(proposal.site));
     match.set_result(proposal.site.results.front().node);
     match.set_context(context_);
     for (const auto& precondition : proposal.rule->preconditions()) {
@@ -212,6 +228,9 @@ class Run {
       };
       for_each_node(edit.call, read_replaced);
       if (edit.otherwise) for_each_node(*edit.otherwise, read_replaced);
+      graph::NodeRef returned{edit.on_demand_from};
+      read_replaced(returned);
+      edit.on_demand_from = returned.id;
     }
   }
 
@@ -227,11 +246,23 @@ class Run {
               site.interior(),
               std::move(replacement.conditions),
               made_for(replacement.dropped),
+              {},
+              graph::kNoNode,
               std::move(replacement.otherwise)};
     if (proposal.matches.size() == 1) edit.results.front().output = replacement.root_output;
+    if (replacement.on_demand) leave_to_caller(edit, *replacement.on_demand);
     result_.edits.push_back(std::move(edit));
     result_.records.push_back(
         {Record::Kind::rewritten, proposal.rule->name(), root, replacement.detail, "", site.interior().size()});
+  }
+
+  static void leave_to_caller(Edit& edit, const OnDemand& on_demand) {
+    const auto is_left = [&](const Result& result) { return result.output == on_demand.output; };
+    for (const Result& result : edit.results) {
+      if (is_left(result)) edit.on_demand.push_back(result.node);
+    }
+    edit.results.erase(std::remove_if(edit.results.begin(), edit.results.end(), is_left), edit.results.end());
+    edit.on_demand_from = on_demand.from;
   }
 
   // What a dropped operand is made from, as far as it is understood and so has no other effect. Layers share a mask:

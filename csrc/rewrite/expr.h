@@ -57,6 +57,13 @@ struct RunCondition {
   bool is_outer = false;  // a node of the graph that calls this one as a subgraph
 };
 
+// An output that the graph only returns: it returns `from` instead, and the caller computes the output from that when
+// it is read.
+struct OnDemand {
+  int output = 0;
+  graph::NodeId from = graph::kNoNode;
+};
+
 struct Edit {
   std::string rule;
   std::size_t record = 0;                 // index into RewriteResult::records
@@ -65,8 +72,10 @@ struct Edit {
   std::vector<Result> results;
   std::vector<graph::NodeId> interior;  // matched nodes in program order, to be erased where nothing uses them
   std::vector<RunCondition> conditions;
-  std::vector<graph::NodeId> unused;  // what only a dropped operand may have needed, to be erased in the same way
-  std::optional<Expr> otherwise;      // instead of `call` where the conditions do not hold; none: nothing is replaced
+  std::vector<graph::NodeId> unused;     // what only a dropped operand may have needed, to be erased in the same way
+  std::vector<graph::NodeId> on_demand;  // nodes of an output on demand
+  graph::NodeId on_demand_from = graph::kNoNode;  // what is returned for them
+  std::optional<Expr> otherwise;  // instead of `call` where the conditions do not hold; none: nothing is replaced
 };
 
 struct Record {

@@ -48,6 +48,10 @@ bool Match::needs_output(int index) const {
   return std::find(needed_outputs_.begin(), needed_outputs_.end(), index) != needed_outputs_.end();
 }
 
+bool Match::only_returned(int index) const {
+  return std::find(only_returned_.begin(), only_returned_.end(), index) != only_returned_.end();
+}
+
 Argument Match::operator()(const Pattern& pattern) const {
   const Binding* binding = find(pattern);
   if (binding == nullptr) return graph::None{};

@@ -19,6 +19,8 @@ struct Context {
   bool is_subgraph = false;            // its own values cannot be asked about before it runs
   bool grouped_cuda = true;            // the CUDA device has an attention kernel for fewer key than query heads
   std::string block_attention_device;  // the type of device that has attention by blocks of a mask; empty: none
+  bool logits_on_demand = false;       // what only the caller reads may be computed when it does
+  std::string why_logits_kept;         // for the report, where they are not
   std::shared_ptr<mask::KnownMasks> masks = nullptr;  // of the graph; set by the engine
 };
 
@@ -56,7 +58,12 @@ class Match {
 
   // Something outside the match reads the kernel's declared output `index` (set by the engine).
   bool needs_output(int index) const;
-  void set_needed_outputs(std::vector<int> outputs) { needed_outputs_ = std::move(outputs); }
+  // Of what is outside, only the caller of the graph reads it: it is returned, and used nowhere else.
+  bool only_returned(int index) const;
+  void set_needed_outputs(std::vector<int> outputs, std::vector<int> only_returned) {
+    needed_outputs_ = std::move(outputs);
+    only_returned_ = std::move(only_returned);
+  }
 
   const Context& context() const { return *context_; }
   void set_context(const Context& context) { context_ = &context; }
@@ -70,7 +77,7 @@ class Match {
   const CanonicalGraph* view_;
   NodeId root_;
   Bindings bindings_;
-  std::vector<int> needed_outputs_;
+  std::vector<int> needed_outputs_, only_returned_;
   const Context* context_ = nullptr;
   NodeId result_ = graph::kNoNode;
 };

@@ -21,6 +21,7 @@ struct Replacement {
   std::vector<RunCondition> conditions = {};  // of the values that a call is given; none: it always holds
   graph::NodeId dropped = graph::kNoNode;     // an operand that the call no longer reads
   std::optional<Expr> otherwise = {};         // the call where the conditions do not hold; none: as written
+  std::optional<OnDemand> on_demand = {};     // an output that the call does not make
 };
 
 class Rule {

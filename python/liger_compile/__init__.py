@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     import liger_compile.functional as functional
     import liger_compile.nn as nn
     from liger_compile.explaining import explain
+    from liger_compile.lazy_logits import StaleLogitsError
     from liger_compile.reporting import Record, Report, expect_rewrites, report, reports, reset
 
 __all__ = [
     "Record",
     "Report",
+    "StaleLogitsError",
     "__version__",
     "expect_rewrites",
     "explain",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "Record": "reporting",
     "Report": "reporting",
+    "StaleLogitsError": "lazy_logits",
     "expect_rewrites": "reporting",
     "explain": "explaining",
     "report": "reporting",

@@ -32,6 +32,8 @@ class Edit:
     results: list[tuple[int, str]]
     interior: list[str]
     unused: list[str]
+    on_demand: list[str]
+    on_demand_from: str
     conditions: list[RunCondition]
 
 class Record:
@@ -50,6 +52,14 @@ class RewriteResult:
     errors: list[tuple[str, str]]
 
 class Fact: ...
+
+class Context:
+    facts: dict[str, Fact]
+    is_subgraph: bool
+    grouped_cuda: bool
+    block_attention_device: str
+    logits_on_demand: bool
+    why_logits_kept: str
 
 class MaskTerm:
     kind: str
@@ -71,8 +81,5 @@ def rewrite(
     *,
     disable: list[str] = ...,
     strict: bool = ...,
-    facts: dict[str, Fact] = ...,
-    is_subgraph: bool = ...,
-    grouped_cuda: bool = ...,
-    block_attention_device: str = ...,
+    context: Context = ...,
 ) -> RewriteResult: ...

@@ -72,6 +72,7 @@ class Plan:
         erased: nodes that nothing uses any more, in program order.
         unused: nodes without effects that may have no user once all plans are applied, and go if so.
         conditions: what must hold in a call for the edit to be right in it.
+        on_demand: nodes that only the graph's output reads, each with the node that is returned for it.
         otherwise: makes the plan for calls in which the conditions do not hold; None: these keep what is written.
     """
 
@@ -80,6 +81,7 @@ class Plan:
     erased: list[torch.fx.Node]
     unused: list[torch.fx.Node]
     conditions: tuple[Condition, ...] = ()
+    on_demand: list[tuple[torch.fx.Node, torch.fx.Node]] = dataclasses.field(default_factory=list)
     otherwise: Callable[[], Plan] | None = None
 
     @property
@@ -126,9 +128,11 @@ class Planner:
                 step = self._laid_out(self._nodes[name], step, region)
             step.value = _checked(self._nodes[name], step.value)
             results.append((self._nodes[name], step))
-        matched = {self._nodes[name] for name in edit.interior} | {node for node, _ in results}
-        erased = _erasable(sorted(matched), [node for node, _ in results], anchor)
-        return Plan(anchor, results, erased, [self._nodes[name] for name in edit.unused])
+        on_demand = [(self._nodes[name], self._nodes[edit.on_demand_from]) for name in edit.on_demand]
+        replaced = [node for node, _ in (*results, *on_demand)]
+        matched = {self._nodes[name] for name in edit.interior}.union(replaced)
+        erased = _erasable(sorted(matched), replaced, anchor)
+        return Plan(anchor, results, erased, [self._nodes[name] for name in edit.unused], on_demand=on_demand)
 
     def _laid_out(self, old: torch.fx.Node, step: Step, region: Region) -> Step:
         """The value in the layout of what it replaces, by a copy where needed.
@@ -323,11 +327,12 @@ def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
             with graph.inserting_before(plan.anchor):
                 for old, step in plan.results:
                     _build(graph, step, old, built)
-        for plan in plans:
-            for old, step in plan.results:
-                assert step.node is not None
-                users = old.replace_all_uses_with(step.node, delete_user_cb=lambda user: user not in erased)
-                moved.append((old, step.node, users))
+        # What is returned for an output on demand may itself be replaced: after it.
+        replaced = [pair for plan in plans for pair in plan.on_demand]
+        replaced += [(old, step.node) for plan in plans for old, step in plan.results if step.node is not None]
+        for old, new in replaced:
+            users = old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in erased)
+            moved.append((old, new, users))
         _check_order(built, moved)
     except Exception:
         _take_back(graph, built, moved)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from liger_compile import environment, reporting
+from liger_compile.on_demand import with_outputs_on_demand
 from liger_compile.options import Options, parse_options
 from liger_compile.reporting import Report
 from liger_compile.rewriting import Rewriting, Settings, is_stored
@@ -59,17 +60,19 @@ def _compiled(
     inner: Callable[[torch.fx.GraphModule, Sequence[Any], bool], Callable[..., Any]],
 ) -> Callable[..., Any]:
     """Rewrite and compile; `inner` is told whether anything was rewritten."""
-    settings = Settings(options.rewrite, options.disable, options.strict, options.inner)
+    settings = Settings(options.rewrite, options.disable, options.strict, options.inner, logits=options.logits)
     rewriting = Rewriting(gm, settings)
     asked = _asked(gm, example_inputs, rewriting, strict=options.strict)
     if asked is None:
         report = rewriting.apply()
         _keep(report, options)
-        return inner(gm, example_inputs, bool(report.rewrites))
+        compiled = inner(gm, example_inputs, bool(report.rewrites))
+        return with_outputs_on_demand(compiled, rewriting.on_demand)
     question, holds = asked
     variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
     _keep(rewriting.apply(conditions_hold=holds), options)
-    variants.add_both(holds, inner(gm, example_inputs, True), example_inputs)
+    first = with_outputs_on_demand(inner(gm, example_inputs, True), rewriting.on_demand)
+    variants.add_both(holds, first, example_inputs)
     return variants
 
 

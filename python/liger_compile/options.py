@@ -26,10 +26,6 @@ class OptionError(ValueError):
     """An option is not known, or has a value that it cannot have."""
 
 
-class UnavailableOptionError(OptionError, NotImplementedError):
-    """An option's value is part of the interface, but not of this version."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What the user asked for.
@@ -38,7 +34,8 @@ class Options:
         inner: the backend that compiles the rewritten graph, one of `INNER`.
         rewrite: "auto" (where it pays), "all" or "none".
         disable: names of rules that are not applied.
-        logits: what becomes of logits that are a graph output, one of `LOGITS`.
+        logits: what becomes of logits that a graph only returns: "auto" (computed when they are read, where that is
+            safe), "lazy" (also where weights may be sharded) or "keep".
         report: a path to write the report to, or a callable given the report of each graph.
         strict: whether a failure inside a rule raises.
         mode: Inductor's mode, as in `torch.compile(mode=...)`.
@@ -64,7 +61,6 @@ def parse_options(
 
     Raises:
         OptionError: an unknown option, or a wrong value; the message names it and lists the known ones.
-        UnavailableOptionError: a value that this version does not offer.
     """
     given = {name.replace("-", "_"): value for name, value in (options or {}).items()}
     ours = {name: given.pop(name) for name in _OUR_OPTIONS if name in given}
@@ -79,7 +75,7 @@ def parse_options(
         inner=_choice(origin["inner"], ours.get("inner", "inductor"), INNER),
         rewrite=_choice(origin["rewrite"], ours.get("rewrite", "auto"), REWRITE),
         disable=_rules(origin["disable"], ours.get("disable", ())),
-        logits=_logits(origin["logits"], ours.get("logits", "auto")),
+        logits=_choice(origin["logits"], ours.get("logits", "auto"), LOGITS),
         report=_destination(ours.get("report")),
         strict=_boolean("strict", ours.get("strict", False)),
         mode=mode,
@@ -111,12 +107,6 @@ def _rules(name: str, value: Any) -> tuple[str, ...]:
         if rule not in rule_names():
             raise OptionError(f"{name}: expected names among {', '.join(rule_names())}; actual {rule!r}")
     return rules
-
-
-def _logits(name: str, value: Any) -> str:
-    if _choice(name, value, LOGITS) == "lazy":
-        raise UnavailableOptionError(f"{name}: lazy logits are not in this version; use auto or keep")
-    return str(value)
 
 
 def _destination(value: Any) -> str | os.PathLike[str] | Callable[[Report], object] | None:

@@ -14,6 +14,7 @@ import torch
 import torch.fx
 
 from liger_compile.apply import Condition, EditDeclined, EditFailed, Plan, Planner, apply_plans
+from liger_compile.on_demand import OnDemand, cut_out, why_logits_kept
 from liger_compile.regions import Region, Regions
 from liger_compile.reporting import Failure, Record, Report, merge
 
@@ -33,6 +34,7 @@ class Settings:
         strict: raise what fails inside, instead of a warning and the graph as written.
         inner: the backend that compiles the rewritten graph.
         dry_run: report what would be rewritten, and leave the graph as it is.
+        logits: what becomes of logits that only the graph's caller reads: "auto", "lazy" or "keep".
     """
 
     rewrite: str = "auto"
@@ -40,6 +42,7 @@ class Settings:
     strict: bool = False
     inner: str = "inductor"
     dry_run: bool = False
+    logits: str = "auto"
 
 
 @functools.cache
@@ -79,6 +82,11 @@ class Rewriting:
         """What some of the rewrites need to hold in a call of the graph; each once."""
         conditions = [c for part in self._parts for plan in part.plans.values() for c in plan.conditions]
         return tuple(dict.fromkeys(conditions))
+
+    @property
+    def on_demand(self) -> tuple[OnDemand, ...]:
+        """Outputs for which the rewritten graph returns something else; the caller is to compute them from that."""
+        return self._parts[0].on_demand
 
     def drop_conditional(self, reason: str) -> None:
         """Leave what depends on conditions as written, for a reason that the report gives."""
@@ -131,6 +139,7 @@ class _Part:
         self.settings = settings
         self.has_rules = has_rules
         self.plans: dict[int, Plan] = {}
+        self.on_demand: tuple[OnDemand, ...] = ()
         self._facts = facts or {}
         self._is_subgraph = is_subgraph
         self._graph: Any = None
@@ -142,8 +151,17 @@ class _Part:
 
     def apply(self, conditions_hold: bool, otherwise: bool) -> Report:
         if self.plans and not self.settings.dry_run:
-            self._guarded(lambda: apply_plans(self.gm, self._chosen(conditions_hold, otherwise)))
+            self._guarded(lambda: self._apply(self._chosen(conditions_hold, otherwise)))
         return Report(tuple(self._records), tuple(self._failures), nodes=self._nodes)
+
+    def _apply(self, plans: list[Plan]) -> None:
+        regions = Regions(self.gm.graph, self.region)
+        # Of a value and an identity of it, the caller may read one.
+        output = self.gm.graph.output_node()
+        pairs = [(old, new) for plan in plans for old, new in plan.on_demand if output in old.users]
+        on_demand = tuple(cut_out(self.gm, logits, returned, regions.at(logits)) for logits, returned in pairs)
+        apply_plans(self.gm, plans)
+        self.on_demand = on_demand
 
     def _chosen(self, conditions_hold: bool, otherwise: bool) -> list[Plan]:
         """The plans to apply, in program order."""
@@ -191,21 +209,26 @@ class _Part:
         from liger_compile import _rewriter
 
         self._graph = _rewriter.import_graph(self.gm, with_locations=False)
-        result = _rewriter.rewrite(
-            self._graph,
-            disable=list(self.settings.disable),
-            strict=self.settings.strict,
-            facts=self._facts,
-            is_subgraph=self._is_subgraph,
-            grouped_cuda=_has_grouped_attention(),
-            block_attention_device=_block_attention_device(self.settings),
-        )
+        disable, strict = list(self.settings.disable), self.settings.strict
+        result = _rewriter.rewrite(self._graph, disable=disable, strict=strict, context=self._context())
         self._failures += [_failure(rule, message) for rule, message in result.errors]
         metas = {node.name: node.meta for node in self.gm.graph.nodes} if result.records else {}
         self._records = [_record(record, metas[record.node]) for record in result.records]
         planner = Planner(self.gm.graph, self.region)
         for edit in result.edits:
             self._plan(planner, edit)
+
+    def _context(self) -> Any:
+        from liger_compile import _rewriter
+
+        context = _rewriter.Context()
+        context.facts = self._facts
+        context.is_subgraph = self._is_subgraph
+        context.grouped_cuda = _has_grouped_attention()
+        context.block_attention_device = _block_attention_device(self.settings)
+        context.why_logits_kept = why_logits_kept(self.settings.logits, stored=is_stored())
+        context.logits_on_demand = not context.why_logits_kept
+        return context
 
     def _plan(self, planner: Planner, edit: Any) -> None:
         """Keep a checked plan for an edit, or say in its record why there is none."""

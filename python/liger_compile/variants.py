@@ -19,6 +19,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensor
 
 from liger_compile.apply import Condition
+from liger_compile.on_demand import OnDemand, with_outputs_on_demand
 from liger_compile.rewriting import Rewriting, Settings
 
 Compile = Callable[[torch.fx.GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -108,12 +109,16 @@ class Variants:
         (`item`) are known to Dynamo's own compilation alone."""
         self.add(conditions_hold, compiled)
         if any(node.target == "item" for node in self._gm.graph.nodes):
-            self.add(not conditions_hold, self._compile(self._rewritten(not conditions_hold), example_inputs))
+            gm, on_demand = self._rewritten(not conditions_hold)
+            self.add(not conditions_hold, with_outputs_on_demand(self._compile(gm, example_inputs), on_demand))
 
-    def _rewritten(self, conditions_hold: bool, *, otherwise: bool = True) -> torch.fx.GraphModule:
+    def _rewritten(
+        self, conditions_hold: bool, *, otherwise: bool = True
+    ) -> tuple[torch.fx.GraphModule, tuple[OnDemand, ...]]:
         gm = copied(self._gm)
-        Rewriting(gm, self._settings).apply(conditions_hold=conditions_hold, otherwise=otherwise)
-        return gm
+        rewriting = Rewriting(gm, self._settings)
+        rewriting.apply(conditions_hold=conditions_hold, otherwise=otherwise)
+        return gm, rewriting.on_demand
 
     def __call__(self, *inputs: Any) -> Any:
         holds = self._question.holds(inputs)
@@ -129,14 +134,17 @@ class Variants:
 
         What a rewrite makes where its conditions do not hold may fail or need guards; what is written needs none.
         """
-        compiled, why = self._tried(self._rewritten(holds))
+        gm, on_demand = self._rewritten(holds)
+        compiled, why = self._tried(gm)
         if compiled is None and not holds:
-            compiled, why = self._tried(self._rewritten(holds, otherwise=False))
+            gm, on_demand = self._rewritten(holds, otherwise=False)
+            compiled, why = self._tried(gm)
         if compiled is not None:
-            return compiled
+            return with_outputs_on_demand(compiled, on_demand)
         text = f"liger-compile: the second form of a graph {why}; it runs uncompiled"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-        return self._rewritten(holds, otherwise=False).forward
+        gm, on_demand = self._rewritten(holds, otherwise=False)
+        return with_outputs_on_demand(gm.forward, on_demand)
 
     def _tried(self, gm: torch.fx.GraphModule) -> tuple[Callable[..., Any] | None, str]:
         """The compiled graph, or why there is none."""

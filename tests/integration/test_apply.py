@@ -51,6 +51,7 @@ def edit(
         unused=list(unused),
         conditions=[],
         otherwise=None,
+        on_demand=[],
     )
 
 

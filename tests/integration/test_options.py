@@ -67,11 +67,6 @@ def test_mode_needs_inductor() -> None:
         parse_options("max-autotune", {"inner": "aot_eager"}, {})
 
 
-def test_lazy_logits_are_not_there_yet() -> None:
-    with pytest.raises(NotImplementedError, match="logits: lazy logits are not in this version; use auto or keep"):
-        parse_options(None, {"logits": "lazy"}, {})
-
-
 def test_environment_fills_in_and_options_win() -> None:
     environ = {"LIGER_COMPILE_DISABLE": "rope, glu", "LIGER_COMPILE_REWRITE": "none", "LIGER_COMPILE_LOGITS": "keep"}
     parsed = parse_options(None, {"rewrite": "all"}, environ)
@@ -84,8 +79,8 @@ def test_environment_fills_in_and_options_win() -> None:
         ({"LIGER_COMPILE_REWRITE": "1"}, "LIGER_COMPILE_REWRITE: expected one of auto, all, none; actual '1'"),
         ({"LIGER_COMPILE_DISABLE": "norm"}, f"LIGER_COMPILE_DISABLE: expected names among {RULES}; actual 'norm'"),
         (
-            {"LIGER_COMPILE_LOGITS": "lazy"},
-            "LIGER_COMPILE_LOGITS: lazy logits are not in this version; use auto or keep",
+            {"LIGER_COMPILE_LOGITS": "none"},
+            "LIGER_COMPILE_LOGITS: expected one of auto, lazy, keep; actual 'none'",
         ),
     ],
 )

@@ -45,6 +45,9 @@ std::string line_of(const graph::Graph& graph, const rewrite::Edit& edit) {
     line += is_nonzero ? ", if all of %" + condition.node + " is not zero"
                        : ", if %" + condition.node + " is constant along dim " + std::to_string(condition.dim);
   }
+  for (NodeId id : edit.on_demand) {
+    line += ", " + percent(graph, id) + " on demand from " + percent(graph, edit.on_demand_from);
+  }
   if (edit.otherwise) line += ", otherwise " + rewrite::print(graph, *edit.otherwise);
   return line;
 }
@@ -83,6 +86,7 @@ void insert_calls(Draft& draft, const rewrite::Edit& edit, Replacements& replace
     }
     replacements.emplace_back(result.node, value);
   }
+  for (NodeId id : edit.on_demand) replacements.emplace_back(id, edit.on_demand_from);
 }
 
 void erase_unused(Draft& draft, const rewrite::Edit& edit) {
@@ -118,6 +122,7 @@ Fixture load_fixture(const std::string& name) {
   std::string text, line;
   while (std::getline(file, line) && trimmed(line) != "---") {
     const std::string skip = "// skip: ", device = "// block_attention_device: ";
+    if (line == "// logits_on_demand") fixture.logits_on_demand = true;
     if (starts_with(line, device)) fixture.block_attention_device = line.substr(device.size());
     if (starts_with(line, skip))
       fixture.skipped.push_back(line.substr(skip.size(), line.find(' ', skip.size()) - skip.size()));
@@ -170,6 +175,7 @@ graph::Graph applied(const graph::Graph& graph, const rewrite::RewriteResult& re
 rewrite::RewriteResult run_all_rules(const Fixture& fixture, const graph::Graph& graph) {
   rewrite::EngineOptions options;
   options.context.block_attention_device = fixture.block_attention_device;
+  options.context.logits_on_demand = fixture.logits_on_demand;
   return rewrite::rewrite(graph, rewrite::all_rules(), options);
 }
 

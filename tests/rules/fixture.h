@@ -13,6 +13,7 @@ struct Fixture {
   std::string name;  // "rms_norm/llama"
   graph::Graph graph;
   std::vector<std::string> expected;   // one line each; empty where nothing must happen
+  bool logits_on_demand = false;       // of a line "// logits_on_demand"
   std::string block_attention_device;  // of a line "// block_attention_device: <type>"; empty: none
   std::vector<std::string>
       skipped;  // kinds of variants that the line "// skip: <kind> <why>" leaves out; "variants": all

@@ -112,11 +112,20 @@ bool is_cheap(const Graph& graph, const rewrite::Edit& edit, NodeId value) {
   return !contains(edit.interior, input) || is_cheap(graph, edit, input);
 }
 
+// The caller computes it, and nothing but the caller reads it.
+bool is_left_to_caller(const Graph& graph, const rewrite::Edit& edit, NodeId value) {
+  const auto& users = graph[value].users;
+  const bool only_returned = std::all_of(users.begin(), users.end(), [&](NodeId user) {
+    return contains(edit.interior, user) || graph[user].kind == graph::NodeKind::output;
+  });
+  return contains(edit.on_demand, value) && only_returned;
+}
+
 // A value that something else reads is still made, comes out of the call, or is cheap.
 bool accounts_for(const Graph& graph, const rewrite::RewriteResult& result, NodeId value) {
   return std::all_of(result.edits.begin(), result.edits.end(), [&](const rewrite::Edit& edit) {
     const auto is_value = [&](const rewrite::Result& r) { return r.node == value; };
-    return !contains(edit.interior, value) || is_cheap(graph, edit, value) ||
+    return !contains(edit.interior, value) || is_cheap(graph, edit, value) || is_left_to_caller(graph, edit, value) ||
            std::any_of(edit.results.begin(), edit.results.end(), is_value);
   });
 }
