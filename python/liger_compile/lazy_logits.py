@@ -101,24 +101,34 @@ def _after_step(optimizer: Any, args: Any, kwargs: Any) -> None:
 
 
 class _Logits:
-    """The logits of a source, or a row view of such logits, computed once."""
+    """The logits of a source, a row view of such logits, or a copy of either in some dtype; computed once."""
 
-    def __init__(self, source: Source, hidden_states: Tensor, parent: _Logits | None, view: Callable[..., Tensor]):
+    def __init__(self, source: Source, hidden_states: Tensor, dtype: torch.dtype) -> None:
         self.source = source
+        self.dtype = dtype
         self.hidden_states = hidden_states
-        self._parent = parent
-        self._view = view
+        self._base: _Logits | None = None  # what this is a view of
+        self._view: Callable[[Tensor], Tensor] | None = None
         self._value: Tensor | None = None
-        self._lock: threading.RLock = threading.RLock() if parent is None else parent._lock
+        self._lock = threading.RLock()
 
     def rows(self, view: Callable[[Tensor], Tensor]) -> _Logits:
         """The same view of these logits and of their hidden states."""
-        return _Logits(self.source, view(self.hidden_states), self, view)
+        rows = _Logits(self.source, view(self.hidden_states), self.dtype)
+        rows._base, rows._view, rows._lock = self, view, self._lock
+        return rows
+
+    def copied(self, dtype: torch.dtype) -> _Logits:
+        """A copy, to be made while nothing was computed yet, and so nothing written to. It is computed on its own: not
+        every write to this one leaves a trace."""
+        return _Logits(self.source, self.hidden_states, dtype)
 
     def whole(self) -> Tensor:
         """The value, as a view of that of all logits: what is written to one is seen in the other."""
         with self._lock:
-            return self._computed() if self._parent is None else self._view(self._parent.whole())
+            if self._base is None or self._view is None:
+                return self._computed()
+            return self._view(self._base.whole())
 
     def value(self) -> Tensor:
         """The value, which the caller only reads: of these rows alone where the others were never needed."""
@@ -130,13 +140,9 @@ class _Logits:
         """A copy of some rows, which are computed alone."""
         return self._outside_of_dispatch(copy_rows(self.hidden_states))
 
-    def copied(self) -> _Logits:
-        """The same logits on their own, while nothing was computed and so nothing written to."""
-        return _Logits(self.source, self.hidden_states, None, self._view)
-
     def is_whole_known(self) -> bool:
         """Whether the logits that this is a view of are there."""
-        return self._value is not None if self._parent is None else self._parent.is_whole_known()
+        return self._value is not None if self._base is None else self._base.is_whole_known()
 
     def _computed(self) -> Tensor:
         if self._value is None:
@@ -146,7 +152,7 @@ class _Logits:
     def _outside_of_dispatch(self, hidden_states: Tensor) -> Tensor:
         """Compute as a user's call would: autocast works, which below it is switched off."""
         with torch.overrides.enable_reentrant_dispatch(), torch.no_grad():
-            return self.source.compute(hidden_states, *self.source.operands[1:])
+            return self.source.compute(hidden_states, *self.source.operands[1:]).to(self.dtype)
 
 
 class LazyLogits(torch.Tensor):
@@ -170,10 +176,10 @@ class LazyLogits(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         first = args[0] if args else None
-        if isinstance(first, LazyLogits) and not kwargs:
-            rows = _rows(func, first, args[1:])
-            if rows is not None:
-                return rows
+        if isinstance(first, LazyLogits):
+            taken = _converted(func, first, kwargs) if kwargs else _rows(func, first, args[1:])
+            if taken is not None:
+                return taken
         writes = func._schema.is_mutable or any(result.alias_info is not None for result in func._schema.returns)
         plain: dict[int, LazyLogits] = {}
 
@@ -228,11 +234,21 @@ def _rows(func: Any, logits: LazyLogits, args: Any) -> Any:
         return inner.copied_rows(of_rows)
     like = of_rows(torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype, device="meta"))
     if func is aten.clone.default:
-        return LazyLogits(inner.copied(), like)
+        return LazyLogits(inner.copied(inner.dtype), like)
     try:
         return LazyLogits(inner.rows(of_rows), like)
     except RuntimeError:  # the hidden states cannot be viewed like that
         return None
+
+
+def _converted(func: Any, logits: LazyLogits, kwargs: Any) -> Any:
+    """A copy in another floating dtype, as long as nothing was computed; None for all other operators."""
+    dtype = kwargs.get("dtype")
+    is_conversion = func is aten._to_copy.default and set(kwargs) == {"dtype"} and dtype.is_floating_point
+    if not is_conversion or logits._logits.is_whole_known():
+        return None
+    like = func(torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype, device="meta"), dtype=dtype)
+    return LazyLogits(logits._logits.copied(dtype), like)
 
 
 def _keeps_last_dim(func: Any, logits: LazyLogits, args: Any) -> bool:
@@ -261,7 +277,7 @@ class _OnDemand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Source, like: Tensor, *operands: Tensor) -> LazyLogits:
         ctx.source = source
-        return LazyLogits(_Logits(source, operands[0], None, lambda tensor: tensor), like)
+        return LazyLogits(_Logits(source, operands[0], like.dtype), like)
 
     @staticmethod
     @once_differentiable

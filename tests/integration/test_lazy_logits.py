@@ -93,6 +93,7 @@ USES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a row written to": lambda loss, logits: _zero_row_of_read_slice(logits).square().sum(),
     "a copy written to": lambda loss, logits: logits.clone().mul_(2.0).sum() * logits.sum(),
     "a copy of what is then written to": lambda loss, logits: _copy_before_writing(logits).square().sum(),
+    "widened": lambda loss, logits: loss + logits.double().square().mean().float(),
     "twice": lambda loss, logits: logits[0].sum() * logits.amax(),
     "softmax": lambda loss, logits: (logits.softmax(-1) * logits).sum(),
 }
@@ -156,6 +157,46 @@ def test_rows_are_computed_alone(computed: list[tuple[int, ...]]) -> None:
             computed.clear()
             torch.testing.assert_close(read(fused(*inputs)[1]), read(eager))
             assert computed == [shape]
+
+
+def test_a_conversion_stays_lazy(computed: list[tuple[int, ...]]) -> None:
+    fused, model, inputs = setup()
+    loss, logits = fused(*inputs)
+    wide = logits.double()
+    assert isinstance(wide, LazyLogits) and wide.dtype == torch.float64 and wide.grad_fn is not None
+    assert computed == []
+    eager = model(*inputs)[1]
+    ours, plain = (loss + wide[:, -1].square().sum()), (model(*inputs)[0] + eager.double()[:, -1].square().sum())
+    assert computed == [(3, 24)]
+    for actual, expected in zip(gradients(model, ours), gradients(model, plain), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+WRITES: list[Callable[[Tensor], object]] = [
+    lambda x: x.zero_(),
+    lambda x: x[:, 0].zero_(),
+    lambda x: x.detach()[1].zero_(),
+    lambda x: x.data.zero_(),
+    lambda x: x.view(-1, VOCAB)[3].zero_(),
+    lambda x: x.numpy().fill(0),
+    lambda x: x.untyped_storage().fill_(0),
+    lambda x: torch.from_dlpack(x.detach()).zero_(),
+]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("read_before", [False, True])
+def test_a_write_reaches_all_views_and_no_copy(write: Callable[[Tensor], object], read_before: bool) -> None:
+    fused, model, inputs = setup()
+    with torch.no_grad():
+        found = []
+        for logits in (fused(*inputs)[1], model(*inputs)[1]):
+            views, copies = [logits[:, -1], logits.detach()[0]], [logits.clone(), logits.double(), logits[1].clone()]
+            if read_before:
+                assert (logits[:, -1] + views[1].amax()).isfinite().all()
+            write(logits)
+            found.append([tensor + 0 for tensor in (logits, *views, *copies)])
+    torch.testing.assert_close(*found)
 
 
 def test_whole_logits_are_computed_once(computed: list[tuple[int, ...]]) -> None:

@@ -117,7 +117,7 @@ def test_accelerate_widens_them() -> None:
     fused = torch.compile(model, backend="liger", options={"inner": "aot_eager"})
     batch = tiny_batch(model.config)
     widened = convert_outputs_to_fp32(fused.forward)(**batch)
-    assert widened.logits.dtype == torch.float32
+    assert widened.logits.dtype == torch.float32 and isinstance(widened.logits, LazyLogits)
     torch.testing.assert_close(widened.logits, model(**batch).logits.float(), rtol=5e-2, atol=5e-2)
 
 
