@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from liger_compile import environment, reporting
-from liger_compile.on_demand import with_outputs_on_demand
 from liger_compile.options import Options, parse_options
 from liger_compile.reporting import Report
 from liger_compile.rewriting import Rewriting, Settings, is_stored
@@ -63,16 +62,14 @@ def _compiled(
     settings = Settings(options.rewrite, options.disable, options.strict, options.inner, logits=options.logits)
     rewriting = Rewriting(gm, settings)
     asked = _asked(gm, example_inputs, rewriting, strict=options.strict)
-    if asked is None:
+    if asked is None and not rewriting.leaves_logits:
         report = rewriting.apply()
         _keep(report, options)
-        compiled = inner(gm, example_inputs, bool(report.rewrites))
-        return with_outputs_on_demand(compiled, rewriting.on_demand)
-    question, holds = asked
+        return inner(gm, example_inputs, bool(report.rewrites))
+    question, holds = asked or (None, True)
     variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
     _keep(rewriting.apply(conditions_hold=holds), options)
-    first = with_outputs_on_demand(inner(gm, example_inputs, True), rewriting.on_demand)
-    variants.add_both(holds, first, example_inputs)
+    variants.add(holds, inner(gm, example_inputs, True), rewriting.on_demand, example_inputs)
     return variants
 
 

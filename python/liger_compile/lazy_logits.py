@@ -37,11 +37,20 @@ class Source:
         function: (hidden_states, *parameters) -> logits, as the graph computed them.
         hidden_states: [..., H].
         parameters: the other operands: the head's weight, its bias.
+        on_read: called when all logits are computed because they are read.
     """
 
-    def __init__(self, function: Callable[..., Tensor], hidden_states: Tensor, parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        hidden_states: Tensor,
+        parameters: Sequence[Tensor],
+        on_read: Callable[[], None],
+    ) -> None:
         self.function = function
+        self.on_read = on_read
         self.operands = (hidden_states, *parameters)
+        self.is_differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.operands)
         self._versions = [_version(tensor) for tensor in self.operands]
         self._is_stale = False
         _watch(self)
@@ -133,8 +142,7 @@ class _Logits:
     def value(self) -> Tensor:
         """The value, which the caller only reads: of these rows alone where the others were never needed."""
         with self._lock:
-            has_all_rows = self.hidden_states.numel() == self.source.operands[0].numel()
-            return self.whole() if has_all_rows or self.is_whole_known() else self._computed()
+            return self.whole() if self._has_all_rows() or self.is_whole_known() else self._computed()
 
     def copied_rows(self, copy_rows: Callable[[Tensor], Tensor]) -> Tensor:
         """A copy of some rows, which are computed alone."""
@@ -144,9 +152,14 @@ class _Logits:
         """Whether the logits that this is a view of are there."""
         return self._value is not None if self._base is None else self._base.is_whole_known()
 
+    def _has_all_rows(self) -> bool:
+        return self.hidden_states.numel() == self.source.operands[0].numel()
+
     def _computed(self) -> Tensor:
         if self._value is None:
             self._value = self._outside_of_dispatch(self.hidden_states)
+            if self._has_all_rows():
+                self.source.on_read()
         return self._value
 
     def _outside_of_dispatch(self, hidden_states: Tensor) -> Tensor:
@@ -234,18 +247,23 @@ def _rows(func: Any, logits: LazyLogits, args: Any) -> Any:
         return inner.copied_rows(of_rows)
     like = of_rows(torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype, device="meta"))
     if func is aten.clone.default:
-        return LazyLogits(inner.copied(inner.dtype), like)
+        return None if _is_detached(logits) else LazyLogits(inner.copied(inner.dtype), like)
     try:
         return LazyLogits(inner.rows(of_rows), like)
     except RuntimeError:  # the hidden states cannot be viewed like that
         return None
 
 
+def _is_detached(logits: LazyLogits) -> bool:
+    """A copy of what was detached is meant to be kept: it must not depend on what becomes of the weights."""
+    return logits._logits.source.is_differentiable and not logits.requires_grad
+
+
 def _converted(func: Any, logits: LazyLogits, kwargs: Any) -> Any:
     """A copy in another floating dtype, as long as nothing was computed; None for all other operators."""
     dtype = kwargs.get("dtype")
     is_conversion = func is aten._to_copy.default and set(kwargs) == {"dtype"} and dtype.is_floating_point
-    if not is_conversion or logits._logits.is_whole_known():
+    if not is_conversion or logits._logits.is_whole_known() or _is_detached(logits):
         return None
     like = func(torch.empty_strided(logits.shape, logits.stride(), dtype=logits.dtype, device="meta"), dtype=dtype)
     return LazyLogits(logits._logits.copied(dtype), like)
@@ -301,6 +319,7 @@ def lazy_logits(
     parameters: Sequence[Tensor],
     vocab_size: int,
     dtype: torch.dtype,
+    on_read: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Logits [..., V] that are computed when they are read.
 
@@ -310,7 +329,8 @@ def lazy_logits(
         parameters: the head's weight and bias, as `function` takes them.
         vocab_size: V.
         dtype: of the logits.
+        on_read: called when all of them are computed because they are read.
     """
-    source = Source(function, hidden_states, parameters)
+    source = Source(function, hidden_states, parameters, on_read)
     like = torch.empty((*hidden_states.shape[:-1], vocab_size), dtype=dtype, device="meta")
     return _OnDemand.apply(source, like, *source.operands)

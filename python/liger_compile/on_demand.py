@@ -37,25 +37,25 @@ class OnDemand:
     vocab_size: int
     dtype: torch.dtype
 
-    def of(self, hidden_states: Tensor, inputs: Sequence[Any]) -> Tensor:
-        """The logits of one call of the graph."""
+    def of(self, hidden_states: Tensor, inputs: Sequence[Any], on_read: Callable[[], None]) -> Tensor:
+        """The logits of one call of the graph; `on_read` is called when all of them are computed."""
         from liger_compile.lazy_logits import lazy_logits
 
         autocast = _ambient_autocast(hidden_states.device.type)
 
         def compute(*operands: Tensor) -> Tensor:
             with contextlib.ExitStack() as stack:
-                for arguments in (autocast, *self.region.autocast):
-                    stack.enter_context(torch.amp.autocast(*arguments))
+                for device_type, dtype, enabled, *_ in (autocast, *self.region.autocast):
+                    # Without its cache, which may hold what a weight was before it changed.
+                    stack.enter_context(torch.amp.autocast(device_type, dtype, enabled, cache_enabled=False))
                 return self.module(*operands)
 
         parameters = [inputs[index] for index in self.parameters]
-        return lazy_logits(compute, hidden_states, parameters, self.vocab_size, self.dtype)
+        return lazy_logits(compute, hidden_states, parameters, self.vocab_size, self.dtype, on_read)
 
 
 def _ambient_autocast(device_type: str) -> tuple[Any, ...]:
-    enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
-    return (device_type, dtype, enabled, torch.is_autocast_cache_enabled())
+    return (device_type, torch.get_autocast_dtype(device_type), torch.is_autocast_enabled(device_type))
 
 
 def cut_out(gm: torch.fx.GraphModule, logits: torch.fx.Node, hidden_states: torch.fx.Node, region: Region) -> OnDemand:
@@ -92,15 +92,21 @@ def _outputs(graph: torch.fx.Graph) -> Sequence[Any]:
     return returned if isinstance(returned, tuple | list) else (returned,)
 
 
-def with_outputs_on_demand(compiled: Callable[..., Any], outputs: Sequence[OnDemand]) -> Callable[..., Any]:
-    """A compiled graph whose caller gets `outputs` instead of the hidden states that it returns for them."""
+def with_outputs_on_demand(
+    compiled: Callable[..., Any], outputs: Sequence[OnDemand], begin: Callable[[], Callable[[], None]]
+) -> Callable[..., Any]:
+    """A compiled graph whose caller gets `outputs` instead of the hidden states that it returns for them.
+
+    `begin` is called in each call, and gives what is called when all logits of that call are computed.
+    """
     if not outputs:
         return compiled
 
     def call(*inputs: Any) -> Any:
         returned = list(compiled(*inputs))
+        on_read = begin()
         for output in outputs:
-            logits = output.of(returned[output.positions[0]], inputs)
+            logits = output.of(returned[output.positions[0]], inputs, on_read)
             for position in output.positions:
                 returned[position] = logits
         return tuple(returned)

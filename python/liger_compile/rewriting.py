@@ -84,6 +84,11 @@ class Rewriting:
         return tuple(dict.fromkeys(conditions))
 
     @property
+    def leaves_logits(self) -> bool:
+        """Whether there are outputs that the caller is to compute."""
+        return any(plan.on_demand for plan in self._parts[0].plans.values())
+
+    @property
     def on_demand(self) -> tuple[OnDemand, ...]:
         """Outputs for which the rewritten graph returns something else; the caller is to compute them from that."""
         return self._parts[0].on_demand

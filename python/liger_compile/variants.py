@@ -1,12 +1,16 @@
-"""Graphs whose best form depends on values: a padding mask that hides nothing, positions that are one range.
+"""Graphs whose best form depends on the call: on a padding mask that hides nothing, on positions that are one range,
+on whether the caller reads the logits.
 
-Which form a call needs is asked once, before the compiled graph runs: one wait for the device for a whole forward
-pass. Each form is compiled when it is first needed.
+What depends on values is asked once, before the compiled graph runs: one wait for the device for a whole forward pass.
+Each form is compiled when it is first needed.
 """
 
 from __future__ import annotations
 
+import collections
 import copy
+import dataclasses
+import functools
 import operator
 import threading
 import warnings
@@ -77,18 +81,52 @@ def _asked(graph: torch.fx.Graph, tensor: torch.fx.Node, condition: Condition) -
     return graph.call_function(torch.all, (compared,))
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One of the ways in which a graph is compiled.
+
+    Attributes:
+        conditions_hold: for calls in which the conditions of rewrites hold.
+        keeps_logits: logits are computed in the graph, for a caller who reads them anyway.
+    """
+
+    conditions_hold: bool
+    keeps_logits: bool = False
+
+
+class Reads:
+    """Whether the caller of a graph reads all of the logits that are left to it, call after call."""
+
+    _CALLS = 4
+
+    def __init__(self) -> None:
+        self._latest: collections.deque[list[bool]] = collections.deque(maxlen=self._CALLS)
+
+    def of_next_call(self) -> Callable[[], None]:
+        """To be called when all logits of the call that begins now are read."""
+        is_read = [False]
+        self._latest.append(is_read)
+        return functools.partial(is_read.__setitem__, 0, True)
+
+    @property
+    def are_usual(self) -> bool:
+        """All logits of each of the latest calls were read: computing them in the graph costs less."""
+        latest = list(self._latest)
+        return len(latest) == self._CALLS and all(is_read for (is_read,) in latest)
+
+
 class Variants:
-    """A compiled graph in two forms: for calls in which the conditions of its rewrites hold, and for all others.
+    """A graph that is compiled in several forms, each when a call first needs it.
 
     Args:
         gm: the graph as Dynamo made it.
-        question: asks for the conditions.
+        question: asks for the conditions of its rewrites; None where they have none.
         settings: what to rewrite.
         compile_graph: compiles a rewritten graph for its inputs.
     """
 
     def __init__(
-        self, gm: torch.fx.GraphModule, question: Question, settings: Settings, compile_graph: Compile
+        self, gm: torch.fx.GraphModule, question: Question | None, settings: Settings, compile_graph: Compile
     ) -> None:
         self._gm = gm
         self._question = question
@@ -97,54 +135,70 @@ class Variants:
         self._fake_inputs = [node.meta["example_value"] for node in gm.graph.find_nodes(op="placeholder")]
         context = TracingContext.try_get()
         self._fake_mode = None if context is None else context.fake_mode
-        self._forms: dict[bool, Callable[..., Any]] = {}
+        self._forms: dict[Form, Callable[..., Any]] = {}
+        self._reads = Reads()
+        self._keeps_logits = False
+        self._can_keep_logits = settings.logits == "auto"
         self._lock = threading.Lock()
 
-    def add(self, conditions_hold: bool, compiled: Callable[..., Any]) -> None:
-        """Give one of the two forms."""
-        self._forms[conditions_hold] = compiled
+    def add(
+        self,
+        conditions_hold: bool,
+        compiled: Callable[..., Any],
+        on_demand: Sequence[OnDemand],
+        example_inputs: Sequence[Any],
+    ) -> None:
+        """Give the form that was compiled first, and compile now what cannot be compiled later: under dynamic=True the
+        numbers that a graph reads from tensors (`item`) are known to Dynamo's own compilation alone."""
+        self._forms[Form(conditions_hold)] = self._whole(compiled, on_demand)
+        if not any(node.target == "item" for node in self._gm.graph.nodes):
+            return
+        self._can_keep_logits = False
+        if self._question is not None:
+            gm, on_demand = self._rewritten(Form(not conditions_hold))
+            self._forms[Form(not conditions_hold)] = self._whole(self._compile(gm, example_inputs), on_demand)
 
-    def add_both(self, conditions_hold: bool, compiled: Callable[..., Any], example_inputs: Sequence[Any]) -> None:
-        """Give one form, and compile the other one now: under dynamic=True the numbers that a graph reads from tensors
-        (`item`) are known to Dynamo's own compilation alone."""
-        self.add(conditions_hold, compiled)
-        if any(node.target == "item" for node in self._gm.graph.nodes):
-            gm, on_demand = self._rewritten(not conditions_hold)
-            self.add(not conditions_hold, with_outputs_on_demand(self._compile(gm, example_inputs), on_demand))
+    def _whole(self, compiled: Callable[..., Any], on_demand: Sequence[OnDemand]) -> Callable[..., Any]:
+        return with_outputs_on_demand(compiled, on_demand, self._reads.of_next_call)
 
-    def _rewritten(
-        self, conditions_hold: bool, *, otherwise: bool = True
-    ) -> tuple[torch.fx.GraphModule, tuple[OnDemand, ...]]:
+    def _rewritten(self, form: Form, *, otherwise: bool = True) -> tuple[torch.fx.GraphModule, tuple[OnDemand, ...]]:
         gm = copied(self._gm)
-        rewriting = Rewriting(gm, self._settings)
-        rewriting.apply(conditions_hold=conditions_hold, otherwise=otherwise)
+        settings = dataclasses.replace(self._settings, logits="keep") if form.keeps_logits else self._settings
+        rewriting = Rewriting(gm, settings)
+        rewriting.apply(conditions_hold=form.conditions_hold, otherwise=otherwise)
         return gm, rewriting.on_demand
 
     def __call__(self, *inputs: Any) -> Any:
-        holds = self._question.holds(inputs)
-        compiled = self._forms.get(holds)
+        holds = self._question is None or self._question.holds(inputs)
+        if self._can_keep_logits and not self._keeps_logits and self._reads.are_usual:
+            self._keeps_logits = True
+        form = Form(holds, self._keeps_logits)
+        compiled = self._forms.get(form)
         if compiled is None:
             with self._lock:
-                compiled = self._forms.get(holds) or self._compiled_now(holds)
-                self._forms[holds] = compiled
+                compiled = self._forms.get(form) or self._compiled_now(form)
+                self._forms[form] = compiled
         return compiled(*inputs)
 
-    def _compiled_now(self, holds: bool) -> Callable[..., Any]:
+    def _compiled_now(self, form: Form) -> Callable[..., Any]:
         """Compile a form after Dynamo's own compilation has ended, when the shapes' guards are settled.
 
         What a rewrite makes where its conditions do not hold may fail or need guards; what is written needs none.
         """
-        gm, on_demand = self._rewritten(holds)
+        gm, on_demand = self._rewritten(form)
         compiled, why = self._tried(gm)
-        if compiled is None and not holds:
-            gm, on_demand = self._rewritten(holds, otherwise=False)
+        if compiled is None and not form.conditions_hold:
+            gm, on_demand = self._rewritten(form, otherwise=False)
             compiled, why = self._tried(gm)
+        if compiled is None and form.keeps_logits:
+            left_to_caller = Form(form.conditions_hold)
+            return self._forms.get(left_to_caller) or self._compiled_now(left_to_caller)
         if compiled is not None:
-            return with_outputs_on_demand(compiled, on_demand)
+            return self._whole(compiled, on_demand)
         text = f"liger-compile: the second form of a graph {why}; it runs uncompiled"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-        gm, on_demand = self._rewritten(holds, otherwise=False)
-        return with_outputs_on_demand(gm.forward, on_demand)
+        gm, on_demand = self._rewritten(form, otherwise=False)
+        return self._whole(gm.forward, on_demand)
 
     def _tried(self, gm: torch.fx.GraphModule) -> tuple[Callable[..., Any] | None, str]:
         """The compiled graph, or why there is none."""

@@ -287,6 +287,18 @@ def test_reading_after_a_step_raises(fused_step: bool) -> None:
     torch.testing.assert_close(call(*inputs)[1].sum(), model(*inputs)[1].sum())
 
 
+@pytest.mark.parametrize("keep", [Tensor.clone, Tensor.double, Tensor.exp, lambda x: x[0].clone()])
+def test_detached_copies_outlive_a_step(keep: Callable[[Tensor], Tensor]) -> None:
+    call, model, inputs = setup()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    expected = keep(model(*inputs)[1].detach())
+    loss, logits = call(*inputs)
+    kept = keep(logits.detach())
+    loss.backward()
+    optimizer.step()
+    torch.testing.assert_close(kept, expected)
+
+
 def test_other_optimizers_do_not_matter() -> None:
     call, model, inputs = setup()
     _, logits = call(*inputs)
@@ -343,6 +355,18 @@ def test_autocast(where: str, device: str) -> None:
         torch.testing.assert_close(call(*inputs)[1] + 0, model(*inputs)[1])
 
 
+def test_the_cache_of_autocast_is_not_used(device: str) -> None:
+    """Eager's linear layers keep the cast of a weight until autocast is left, though the weight may change."""
+    call, model, inputs = setup(device)
+    with torch.autocast(device, torch.bfloat16):
+        first = call(*inputs)[1] + 0
+        model(*inputs)
+        with torch.no_grad():
+            model.head.weight.mul_(2)
+            model.head.bias.mul_(2)
+        torch.testing.assert_close(call(*inputs)[1] + 0, first * 2)
+
+
 def test_a_compiled_reader() -> None:
     """Dynamo breaks the graph where it meets them."""
     call, model, inputs = setup()
@@ -379,6 +403,33 @@ def test_logits_are_kept_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     call, _, inputs = setup(logits="keep")
     assert type(call(*inputs)[1]) is Tensor
     assert detail().endswith("keeps logits (by the option logits)")
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_logits_that_are_read_in_every_call_are_kept(dynamic: bool | None) -> None:
+    """Then one product in the graph serves the loss and the reader."""
+    _, model, inputs = setup()
+    call = torch.compile(model, backend="liger", options={"inner": "aot_eager"}, dynamic=dynamic)
+    kinds = []
+    for _ in range(7):
+        loss, logits = call(*inputs)
+        kinds.append(type(logits))
+        ours, expected = USES["z-loss"](loss, logits), USES["z-loss"](*model(*inputs))
+        for actual, wanted in zip(gradients(model, ours), gradients(model, expected), strict=True):
+            torch.testing.assert_close(actual, wanted)
+    assert kinds == [LazyLogits] * 4 + [Tensor] * 3
+
+
+def test_logits_that_are_read_now_and_then_stay_lazy() -> None:
+    call, _, inputs = setup()
+    for index in range(12):
+        logits = call(*inputs)[1]
+        assert isinstance(logits, LazyLogits)
+        assert (logits if index % 4 else logits[:, -1]).sum().isfinite()
+    call, _, inputs = setup(logits="lazy")
+    for _ in range(6):
+        logits = call(*inputs)[1]
+        assert isinstance(logits, LazyLogits) and logits.sum().isfinite()
 
 
 def test_logits_of_sharded_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

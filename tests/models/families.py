@@ -61,7 +61,7 @@ def loss_logits_gradients(call: Any, model: torch.nn.Module, batch: dict[str, Te
     model.zero_grad(set_to_none=True)
     output = call(**batch)
     output.loss.backward()
-    named = {"loss": output.loss.detach(), "logits": output.logits.detach()}
+    named = {"loss": output.loss.detach(), "logits": output.logits.detach().clone()}
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         named[f"grad {name}"] = parameter.grad.detach().clone()
