@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import numpy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import liger_compile
+from allocations import allocated_bytes
 from liger_compile.lazy_logits import LazyLogits
 from liger_compile.tiny_models import tiny_batch, tiny_model
 
@@ -29,12 +28,7 @@ def fresh() -> None:
 
 def large_allocations(call: Callable[[], object], folder: Path) -> int:
     """How many allocations while `call` runs hold all logits."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        call()
-    trace = folder / "trace.json"
-    profiler.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text())["traceEvents"]
-    return sum(event["args"]["Bytes"] >= TOKENS * VOCAB * 4 for event in events if event["name"] == "[memory]")
+    return sum(size >= TOKENS * VOCAB * 4 for size in allocated_bytes(call, folder))
 
 
 @pytest.mark.parametrize("inner", ["aot_eager", "inductor"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import liger_compile.ops  # noqa: F401
+from allocations import allocated_bytes
 
 liger = torch.ops.liger
 
@@ -21,14 +20,8 @@ TOKENS, HIDDEN, VOCAB = 2048, 16, 20000
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def largest_allocation(call: Callable[[], object], folder: Path) -> int:
-    """Bytes of the largest single allocation while `call` runs."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        call()
-    trace = folder / "trace.json"
-    profiler.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text())["traceEvents"]
-    return max(event["args"]["Bytes"] for event in events if event["name"] == "[memory]")
+def _largest(call: Callable[[], object], folder: Path) -> int:
+    return max(allocated_bytes(call, folder))
 
 
 def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,13 +41,13 @@ def test_no_allocation_holds_all_logits(dtype: torch.dtype, reduction: str, tmp_
 
     all_logits = TOKENS * VOCAB * dtype.itemsize
     with torch.no_grad():
-        assert largest_allocation(loss, tmp_path) < all_logits
-    assert largest_allocation(lambda: loss().backward(), tmp_path) < all_logits
+        assert _largest(loss, tmp_path) < all_logits
+    assert _largest(lambda: loss().backward(), tmp_path) < all_logits
     assert hidden.grad is not None and weight.grad is not None
 
 
 def test_eager_is_seen_to_hold_them(tmp_path: Path) -> None:
     hidden, weight, target = inputs(torch.float32)
     with torch.no_grad():
-        largest = largest_allocation(lambda: F.cross_entropy(F.linear(hidden, weight), target), tmp_path)
+        largest = _largest(lambda: F.cross_entropy(F.linear(hidden, weight), target), tmp_path)
     assert largest >= TOKENS * VOCAB * 4
