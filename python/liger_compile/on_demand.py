@@ -51,7 +51,8 @@ class OnDemand:
                 return self.module(*operands)
 
         parameters = [inputs[index] for index in self.parameters]
-        return lazy_logits(compute, hidden_states, parameters, self.vocab_size, self.dtype, on_read)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.region.grad):
+            return lazy_logits(compute, hidden_states, parameters, self.vocab_size, self.dtype, on_read)
 
 
 def _ambient_autocast(device_type: str) -> tuple[Any, ...]:

@@ -160,6 +160,8 @@ class _Part:
         return Report(tuple(self._records), tuple(self._failures), nodes=self._nodes)
 
     def _apply(self, plans: list[Plan]) -> None:
+        if not plans:
+            return
         regions = Regions(self.gm.graph, self.region)
         # Of a value and an identity of it, the caller may read one.
         output = self.gm.graph.output_node()

@@ -395,6 +395,24 @@ def test_one_compiled_model_in_many_threads() -> None:
     assert len(found) == 8
 
 
+def test_logits_without_gradients_in_a_graph_with_gradients() -> None:
+    model = Head()
+
+    def step(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = torch.tanh(model.body(x))
+        with torch.no_grad():
+            logits = model.head(hidden)
+            loss = F.cross_entropy(logits.view(-1, VOCAB), target.view(-1))
+        return hidden.square().mean(), loss, logits
+
+    inputs = torch.randn(3, 5, 16), torch.randint(0, VOCAB, (3, 5))
+    ours = torch.compile(step, backend="liger", options={"inner": "aot_eager"})(*inputs)
+    eager = step(*inputs)
+    assert isinstance(ours[2], LazyLogits)
+    assert [tensor.requires_grad for tensor in ours] == [tensor.requires_grad for tensor in eager]
+    torch.testing.assert_close([tensor + 0 for tensor in ours], list(eager))
+
+
 def detail() -> str:
     return next(r.detail for r in liger_compile.report().rewrites if r.rule == "linear_cross_entropy")
 
