@@ -51,7 +51,7 @@ class Source:
         self.on_read = on_read
         self.operands = (hidden_states, *parameters)
         self.is_differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.operands)
-        self._versions = [_version(tensor) for tensor in self.operands]
+        self._states = [_state(tensor) for tensor in self.operands]
         self._is_stale = False
         _watch(self)
 
@@ -66,8 +66,7 @@ class Source:
         Raises:
             StaleLogitsError: something changed since the forward pass.
         """
-        versions = [_version(tensor) for tensor in self.operands]
-        if self._is_stale or versions != self._versions or any(map(_is_freed, self.operands)):
+        if self._is_stale or self._states != [_state(tensor) for tensor in self.operands]:
             raise StaleLogitsError(
                 "these logits are computed when they are first read, and the weights or the hidden states that they "
                 "are made from have changed since: read them before the optimizer's step, or compile with "
@@ -76,12 +75,10 @@ class Source:
         return self.function(hidden_states, *parameters)
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _is_freed(tensor: Tensor) -> bool:
-    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+def _state(tensor: Tensor) -> tuple[int, int, int]:
+    """What differs once a tensor is written to, given other data, or freed. Writes through `.data` leave no trace."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return version, tensor.data_ptr(), tensor.untyped_storage().nbytes()
 
 
 _watched: weakref.WeakSet[Source] = weakref.WeakSet()
