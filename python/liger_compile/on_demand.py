@@ -64,7 +64,7 @@ def cut_out(gm: torch.fx.GraphModule, logits: torch.fx.Node, hidden_states: torc
     placeholders = gm.graph.find_nodes(op="placeholder")
     graph = torch.fx.Graph()
     here = {hidden_states: graph.placeholder("hidden_states")}
-    nodes = _between(hidden_states, logits)
+    nodes = needed([logits], given=hidden_states)
     parameters = [node for node in nodes if node.op == "placeholder"]
     for node in (*parameters, *(node for node in nodes if node.op != "placeholder")):
         here[node] = graph.node_copy(node, here.__getitem__)
@@ -76,13 +76,13 @@ def cut_out(gm: torch.fx.GraphModule, logits: torch.fx.Node, hidden_states: torc
     return OnDemand(positions, indices, torch.fx.GraphModule(gm, graph), region, int(value.shape[-1]), value.dtype)
 
 
-def _between(first: torch.fx.Node, last: torch.fx.Node) -> list[torch.fx.Node]:
-    """What `last` is computed from, up to `first`, which is left out; in program order."""
+def needed(nodes: Sequence[torch.fx.Node], given: torch.fx.Node | None = None) -> list[torch.fx.Node]:
+    """The nodes and all that they are computed from, in program order; without `given` and what is behind it."""
     found: set[torch.fx.Node] = set()
-    pending = [last]
+    pending = list(nodes)
     while pending:
         node = pending.pop()
-        if node is not first and node not in found:
+        if node is not given and node not in found:
             found.add(node)
             pending += node.all_input_nodes
     return sorted(found)

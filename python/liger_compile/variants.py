@@ -23,7 +23,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensor
 
 from liger_compile.apply import Condition
-from liger_compile.on_demand import OnDemand, with_outputs_on_demand
+from liger_compile.on_demand import OnDemand, needed, with_outputs_on_demand
 from liger_compile.rewriting import Rewriting, Settings
 
 Compile = Callable[[torch.fx.GraphModule, Sequence[Any]], Callable[..., Any]]
@@ -42,7 +42,7 @@ class Question:
         nodes = {node.name: node for node in gm.graph.nodes}
         graph = torch.fx.Graph()
         here: dict[torch.fx.Node, torch.fx.Node] = {}
-        for node in _needed([nodes[condition.node] for condition in conditions]):
+        for node in needed([nodes[condition.node] for condition in conditions]):
             here[node] = graph.node_copy(node, here.__getitem__)
         answers = [_asked(graph, here[nodes[condition.node]], condition) for condition in conditions]
         graph.output(answers)
@@ -58,18 +58,6 @@ class Question:
         with torch.no_grad():
             answers = self._module(*needed)
             return bool(torch.stack(answers).all()) if len(answers) > 1 else bool(answers[0])
-
-
-def _needed(nodes: list[torch.fx.Node]) -> list[torch.fx.Node]:
-    """The nodes and all that they depend on, in program order."""
-    found: set[torch.fx.Node] = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        if node not in found:
-            found.add(node)
-            pending += node.all_input_nodes
-    return sorted(found)
 
 
 def _asked(graph: torch.fx.Graph, tensor: torch.fx.Node, condition: Condition) -> torch.fx.Node:
