@@ -74,7 +74,9 @@ class Rewriting:
         start = time.perf_counter()
         self._rules = () if settings.rewrite == "none" else tuple(r for r in rule_names() if r not in settings.disable)
         self._settings = settings
-        self._parts = list(_parts(_Part(gm, Region(torch.is_grad_enabled()), settings, bool(self._rules)), set()))
+        kept = why_logits_kept(settings.logits, stored=is_stored()) if self._rules else ""
+        part = _Part(gm, Region(torch.is_grad_enabled()), settings, bool(self._rules), kept)
+        self._parts = list(_parts(part, set()))
         self._seconds = time.perf_counter() - start
 
     @property
@@ -136,6 +138,7 @@ class _Part:
         region: Region,
         settings: Settings,
         has_rules: bool,
+        why_logits_kept: str,
         facts: dict[str, Any] | None = None,
         is_subgraph: bool = False,
     ) -> None:
@@ -143,6 +146,7 @@ class _Part:
         self.region = region
         self.settings = settings
         self.has_rules = has_rules
+        self.why_logits_kept = why_logits_kept
         self.plans: dict[int, Plan] = {}
         self.on_demand: tuple[OnDemand, ...] = ()
         self._facts = facts or {}
@@ -233,8 +237,8 @@ class _Part:
         context.is_subgraph = self._is_subgraph
         context.grouped_cuda = _has_grouped_attention()
         context.block_attention_device = _block_attention_device(self.settings)
-        context.why_logits_kept = why_logits_kept(self.settings.logits, stored=is_stored())
-        context.logits_on_demand = not context.why_logits_kept
+        context.why_logits_kept = self.why_logits_kept
+        context.logits_on_demand = not self.why_logits_kept
         return context
 
     def _plan(self, planner: Planner, edit: Any) -> None:
@@ -270,7 +274,8 @@ def _parts(part: _Part, seen: set[int]) -> Iterator[_Part]:
     for node, body in calls:
         if id(body) not in seen:
             facts = _facts_of_body(node, body, known) if times_called[id(body)] == 1 else {}
-            inner = _Part(body, regions.at(node), part.settings, part.has_rules, facts, is_subgraph=True)
+            region, kept = regions.at(node), part.why_logits_kept
+            inner = _Part(body, region, part.settings, part.has_rules, kept, facts, is_subgraph=True)
             yield from _parts(inner, seen)
 
 
