@@ -97,7 +97,7 @@ class Run {
   }
 
   std::vector<NodeId> roots_of(const Rule& rule) const {
-    const std::vector<Op> ops = root_ops(rule.root());
+    const std::vector<Op>& ops = root_ops(rule.root());
     std::vector<NodeId> roots;
     for (const graph::Node& node : graph_.nodes) {
       const Op op = view_[node.id].op;

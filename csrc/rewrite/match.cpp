@@ -11,10 +11,13 @@ std::optional<double> number_in(const graph::Value& value) {
   return std::nullopt;
 }
 
-const Match::Binding* Match::find(const Pattern& pattern) const {
-  const auto found = bindings_.find(pattern.key());
-  return found == bindings_.end() ? nullptr : &found->second;
+const Match::Binding* find_binding(const Match::Bindings& bindings, const Pattern& pattern) {
+  const auto found =
+      std::find_if(bindings.begin(), bindings.end(), [&](const auto& entry) { return entry.first == pattern.key(); });
+  return found == bindings.end() ? nullptr : &found->second;
 }
+
+const Match::Binding* Match::find(const Pattern& pattern) const { return find_binding(bindings_, pattern); }
 
 bool Match::has(const Pattern& pattern) const {
   const Binding* binding = find(pattern);

@@ -4,7 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "rewrite/expr.h"
@@ -31,7 +31,8 @@ class Match {
     Operand value;
     std::vector<NodeId> path;
   };
-  using Bindings = std::unordered_map<const Pattern::Data*, Binding>;
+  // In the order of binding. A match has a dozen or two: a search is faster than hashing, and so is a copy.
+  using Bindings = std::vector<std::pair<const Pattern::Data*, Binding>>;
 
   Match(const CanonicalGraph& view, NodeId root, Bindings bindings)
       : view_(&view), root_(root), bindings_(std::move(bindings)) {}
@@ -81,6 +82,9 @@ class Match {
   const Context* context_ = nullptr;
   NodeId result_ = graph::kNoNode;
 };
+
+// Null where the pattern is not bound.
+const Match::Binding* find_binding(const Match::Bindings& bindings, const Pattern& pattern);
 
 // The number in a literal operand; nullopt for anything else (booleans are no numbers here).
 std::optional<double> number_in(const graph::Value& value);

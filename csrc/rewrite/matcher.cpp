@@ -58,9 +58,8 @@ bool Matcher::finish() {
 }
 
 void Matcher::note_distinctive() {
-  const auto bound = distinctive_ == nullptr ? bindings_.end() : bindings_.find(distinctive_->key());
-  if (bound != bindings_.end() && outcome_.distinctive == graph::kNoNode)
-    outcome_.distinctive = bound->second.value.node;
+  const auto* bound = distinctive_ == nullptr ? nullptr : find_binding(bindings_, *distinctive_);
+  if (bound != nullptr && outcome_.distinctive == graph::kNoNode) outcome_.distinctive = bound->value.node;
 }
 
 bool Matcher::out_of_steps() {
@@ -73,8 +72,8 @@ bool Matcher::out_of_steps() {
   return true;
 }
 
-bool Matcher::fail(const Operand& where, const std::function<std::string()>& reason) {
-  const bool has_distinctive = distinctive_ != nullptr && bindings_.count(distinctive_->key()) > 0;
+bool Matcher::fail(const Operand& where, const FunctionRef<std::string()>& reason) {
+  const bool has_distinctive = distinctive_ != nullptr && find_binding(bindings_, *distinctive_) != nullptr;
   if (has_distinctive && outcome_.distinctive == graph::kNoNode) {
     note_distinctive();
     outcome_.failure.depth = 0;  // failures on the way to the distinctive part explain nothing
@@ -88,9 +87,9 @@ bool Matcher::fail(const Operand& where, const std::function<std::string()>& rea
 }
 
 bool Matcher::with_binding(const Pattern& pattern, Match::Binding binding, const Continue& next) {
-  bindings_.emplace(pattern.key(), std::move(binding));
+  bindings_.emplace_back(pattern.key(), std::move(binding));
   if (next()) return true;
-  bindings_.erase(pattern.key());
+  bindings_.pop_back();  // what `next` had bound is gone already
   return false;
 }
 
@@ -104,8 +103,8 @@ bool Matcher::with_matched(const std::vector<NodeId>& nodes, const Continue& nex
 
 bool Matcher::match(const Pattern& pattern, const Operand& value, const Continue& next) {
   if (out_of_steps()) return false;
-  if (const auto bound = bindings_.find(pattern.key()); bound != bindings_.end()) {
-    const Match::Binding copy = bound->second;  // the map may grow below
+  if (const auto* bound = find_binding(bindings_, pattern)) {
+    const Match::Binding copy = *bound;  // the bindings may grow below
     return match_bound(pattern, copy, value, next);
   }
   switch (pattern->kind) {
@@ -138,17 +137,17 @@ bool Matcher::match_bound(const Pattern& pattern, const Match::Binding& bound, c
   if (same_value(bound.value, value)) return next();
   // Lossless up-casts of the same inner value are that value, however often they are written; a chain of anything else
   // (a rounding, a slice) is a value of its own.
-  const auto inner =
-      pattern->kind == Pattern::Kind::through ? bindings_.find(pattern->children.front().key()) : bindings_.end();
-  if (inner != bindings_.end() && value.is_node() && only_widens(bound.path)) {
+  const auto* inner =
+      pattern->kind == Pattern::Kind::through ? find_binding(bindings_, pattern->children.front()) : nullptr;
+  if (inner != nullptr && value.is_node() && only_widens(bound.path)) {
     std::vector<NodeId> path;
     Operand behind = value;
     for (NodeId id : chain_from(pattern, value)) {
-      if (same_value(inner->second.value, behind)) break;
+      if (same_value(inner->value, behind)) break;
       path.push_back(id);
       behind = view_[id].operands.front();
     }
-    if (same_value(inner->second.value, behind) && only_widens(path)) return with_matched(path, next);
+    if (same_value(inner->value, behind) && only_widens(path)) return with_matched(path, next);
   }
   return fail(value, [&] {
     return text_of(view_, value) + " is not " + text_of(view_, bound.value) + ", which the pattern needs here again";
@@ -211,7 +210,7 @@ bool Matcher::match_operands(const Pattern& pattern, const std::vector<Operand>&
 }
 
 bool Matcher::match_either(const Pattern& pattern, const Operand& value, const Continue& next) {
-  const std::vector<Op> roots = root_ops(pattern);
+  const std::vector<Op>& roots = root_ops(pattern);
   const bool possible =
       roots.empty() || (value.is_node() && std::count(roots.begin(), roots.end(), view_[value.node].op) > 0);
   if (!possible) {

@@ -6,9 +6,9 @@
 
 #include <functional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
+#include "rewrite/function_ref.h"
 #include "rewrite/match.h"
 #include "rewrite/pattern.h"
 
@@ -39,7 +39,7 @@ class Matcher {
   Outcome run(NodeId root, const Accept& accept);
 
  private:
-  using Continue = std::function<bool()>;
+  using Continue = FunctionRef<bool()>;
 
   bool match(const Pattern& pattern, const Operand& value, const Continue& next);
   bool match_leaf(const Pattern& pattern, const Operand& value, const Continue& next);
@@ -54,7 +54,7 @@ class Matcher {
   bool with_binding(const Pattern& pattern, Match::Binding binding, const Continue& next);
   bool with_matched(const std::vector<NodeId>& nodes, const Continue& next);
   bool accepted_by_leaf(const Pattern& pattern, const Operand& value);
-  bool fail(const Operand& where, const std::function<std::string()>& reason);
+  bool fail(const Operand& where, const FunctionRef<std::string()>& reason);
   bool only_widens(const std::vector<NodeId>& path) const;
   void note_distinctive();
   bool out_of_steps();

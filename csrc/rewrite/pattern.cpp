@@ -10,6 +10,32 @@ const graph::Node* Candidate::operand(std::size_t index) const {
   return index < operands.size() && operands[index].is_node() ? &view.graph()[operands[index].node] : nullptr;
 }
 
+namespace {
+
+void append_unique(std::vector<Op>& ops, const std::vector<Op>& more) {
+  for (Op op : more) {
+    if (std::find(ops.begin(), ops.end(), op) == ops.end()) ops.push_back(op);
+  }
+}
+
+std::vector<Op> find_root_ops(const Pattern::Data& data) {
+  if (data.kind == Pattern::Kind::operation) return {data.op};
+  if (data.kind != Pattern::Kind::either && data.kind != Pattern::Kind::through) return {};
+  std::vector<Op> ops = data.chain_ops;
+  for (const Pattern& child : data.children) {
+    if (child->root_ops.empty()) return {};
+    append_unique(ops, child->root_ops);
+  }
+  return ops;
+}
+
+}  // namespace
+
+Pattern::Pattern(Data data) {
+  data.root_ops = find_root_ops(data);
+  data_ = std::make_shared<const Data>(std::move(data));
+}
+
 Pattern Pattern::where(Predicate predicate) const {
   Data copy = *data_;
   copy.predicates.push_back(std::move(predicate));
@@ -65,26 +91,6 @@ std::string describe(const Pattern& pattern) {
   return {};
 }
 
-namespace {
-
-void append_unique(std::vector<Op>& ops, const std::vector<Op>& more) {
-  for (Op op : more) {
-    if (std::find(ops.begin(), ops.end(), op) == ops.end()) ops.push_back(op);
-  }
-}
-
-}  // namespace
-
-std::vector<Op> root_ops(const Pattern& pattern) {
-  if (pattern->kind == Pattern::Kind::operation) return {pattern->op};
-  if (pattern->kind != Pattern::Kind::either && pattern->kind != Pattern::Kind::through) return {};
-  std::vector<Op> ops = pattern->chain_ops;
-  for (const Pattern& child : pattern->children) {
-    const std::vector<Op> of_child = root_ops(child);
-    if (of_child.empty()) return {};
-    append_unique(ops, of_child);
-  }
-  return ops;
-}
+const std::vector<Op>& root_ops(const Pattern& pattern) { return pattern->root_ops; }
 
 }  // namespace liger::rewrite

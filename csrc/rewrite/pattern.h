@@ -52,9 +52,10 @@ class Pattern {
     std::size_t max_length = 0;         // of a chain
     std::vector<Op> chain_ops;          // the ops that a chain can run through
     int declared_output = -1;           // index of the kernel's output that carries this value, where it has one
+    std::vector<Op> root_ops;           // see below; set by the constructor, as matching asks at every step
   };
 
-  explicit Pattern(Data data) : data_(std::make_shared<const Data>(std::move(data))) {}
+  explicit Pattern(Data data);
 
   // A new pattern with one more condition on the matched node. Refine before sharing: the result is another value.
   Pattern where(Predicate predicate) const;
@@ -74,6 +75,6 @@ class Pattern {
 std::string describe(const Pattern& pattern);
 
 // The canonical ops that a match of `pattern` can have at its root; empty where any op can.
-std::vector<Op> root_ops(const Pattern& pattern);
+const std::vector<Op>& root_ops(const Pattern& pattern);
 
 }  // namespace liger::rewrite
