@@ -60,9 +60,14 @@ std::string description(py::handle object) {
   return Py_TYPE(object.ptr())->tp_name;
 }
 
+// The one object that Python's own code has for a name: dicts find it without comparing texts.
+struct Name : py::object {
+  explicit Name(const char* text) : py::object(py::reinterpret_steal<py::object>(PyUnicode_InternFromString(text))) {}
+};
+
 // Names and types that the walk compares with, looked up once per import.
 struct Names {
-  py::str args{"args"}, args_field{"_args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"},
+  Name args{"args"}, args_field{"_args"}, device{"device"}, dtype{"dtype"}, example_value{"example_value"},
       expr{"expr"}, fake_device{"fake_device"}, kwargs{"kwargs"}, kwargs_field{"_kwargs"}, layout{"layout"},
       meta{"meta"}, name{"name"}, node{"node"}, nn_module_stack{"nn_module_stack"}, op{"op"},
       requires_grad{"requires_grad"}, shape{"shape"}, stack_trace{"stack_trace"}, stride{"stride"}, target{"target"};
@@ -80,6 +85,28 @@ struct Types {
   static bool is(py::handle object, const py::object& type) {
     return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type.ptr();
   }
+};
+
+// While this lives, reading a tensor's attributes does not look for a __torch_function__ of its class. Of the classes
+// that are read, none has one that does anything.
+class WithoutTorchFunction {
+ public:
+  WithoutTorchFunction() : guard_(py::module_::import("torch").attr("_C").attr("DisableTorchFunctionSubclass")()) {
+    guard_.attr("__enter__")();
+  }
+  ~WithoutTorchFunction() {
+    const py::error_scope pending;  // of the import, which may be failing
+    if (PyObject* done = PyObject_CallMethod(guard_.ptr(), "__exit__", "OOO", Py_None, Py_None, Py_None)) {
+      Py_DECREF(done);
+    } else {
+      PyErr_Clear();
+    }
+  }
+  WithoutTorchFunction(const WithoutTorchFunction&) = delete;
+  WithoutTorchFunction& operator=(const WithoutTorchFunction&) = delete;
+
+ private:
+  py::object guard_;
 };
 
 // The innermost entry of {key: (path, class)}.
@@ -105,6 +132,8 @@ class Importer {
   Graph import() {
     // A copy: FX's iterator starts anew after its end, and pybind11's loop asks once more there.
     const py::list fx_nodes(graph_module_.attr("graph").attr("nodes"));
+    graph_.nodes.reserve(fx_nodes.size());
+    ids_.reserve(fx_nodes.size());
     for (py::handle fx_node : fx_nodes) {
       const NodeId id = graph_.append(read_node(fx_node));
       ids_.emplace(fx_node.ptr(), id);
@@ -331,8 +360,11 @@ class Importer {
     return known->second = is_constant ? SymInt(constant) : SymInt::symbolic(text);
   }
 
+  // Tensors have objects of their own for the same device.
   const std::string& device_name(const py::object& device) {
-    if (device.ptr() != last_device_.ptr()) {
+    const int is_same = last_device_ ? PyObject_RichCompareBool(last_device_.ptr(), device.ptr(), Py_EQ) : 0;
+    if (is_same < 0) PyErr_Clear();
+    if (is_same != 1) {
       last_device_ = device;
       last_device_name_ = description(device);
     }
@@ -356,6 +388,7 @@ class Importer {
 }  // namespace
 
 Graph import_graph(const py::object& graph_module, bool with_locations) {
+  const WithoutTorchFunction plain_reads;
   return Importer(graph_module, with_locations).import();
 }
 
