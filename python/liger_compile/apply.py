@@ -24,6 +24,8 @@ from liger_compile import _rewriter, block_attention
 from liger_compile.regions import Region, Regions
 
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_PLAIN = frozenset((bool, int, float, str, type(None), torch.dtype))
+_SEQUENCES = (tuple, list)  # isinstance takes a tuple faster than it makes a union
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
 
 
@@ -91,14 +93,20 @@ class Plan:
 
 
 class Planner:
-    """Plans the edits of one graph, before any is applied."""
+    """Plans the edits of one graph, before any is applied.
 
-    def __init__(self, graph: torch.fx.Graph, region: Region) -> None:
+    Args:
+        graph: the graph.
+        region: the state in which it begins.
+        nodes: its nodes by their names.
+    """
+
+    def __init__(self, graph: torch.fx.Graph, region: Region, nodes: dict[str, torch.fx.Node]) -> None:
         self._graph = graph
         self._initial = region
         self._values: dict[Any, Any] = {}
         self._steps: dict[Any, Step] = {}
-        self._nodes: dict[str, torch.fx.Node] = {}
+        self._nodes = nodes
         self._regions: Regions | None = None
 
     def plan(self, edit: Any) -> Plan:
@@ -109,7 +117,6 @@ class Planner:
             EditFailed: the new operator raised on the fake tensors.
         """
         if self._regions is None:  # built here, so that a graph without edits pays nothing
-            self._nodes = {node.name: node for node in self._graph.nodes}
             self._regions = Regions(self._graph, self._initial)
         plan = self._plan(edit, edit.call, self._regions)
         plan.conditions = tuple(Condition(item.kind, item.node, item.dim) for item in edit.conditions)
@@ -197,9 +204,9 @@ class Planner:
 
     def _evaluate(self, op: str, target: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
         """What a node gives on fake tensors. Layers repeat themselves: equal inputs are evaluated once."""
-        args, kwargs = map_aggregate(args, _value), map_aggregate(kwargs, _value)
         key = (op, target, _key(args), _key(kwargs), region)
         if key not in self._values:
+            args, kwargs = map_aggregate(args, _value), map_aggregate(kwargs, _value)
             function = target if op == "call_function" else getattr(torch.Tensor, target)
             try:
                 # AOTAutograd too traces with this dispatcher; without it some operators refuse symbolic sizes.
@@ -247,18 +254,27 @@ def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]
 
 def _key(value: Any) -> Any:
     """A hashable stand-in for an argument: equal keys evaluate to equal metadata."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return (kind, value)  # with its type, since 1, 1.0 and True are equal
+    if kind is torch.fx.Node or kind is Step:
+        return _key(_value(value))
     if isinstance(value, torch.Tensor):
-        sizes: Any = (value.shape, value.stride(), value.storage_offset())
-        if value._has_symbolic_sizes_strides:
-            sizes = (value.ndim, *map(_number_key, (*value.shape, *value.stride(), value.storage_offset())))
-        return (type(value), value.dtype, value.device, value.requires_grad, *sizes)
-    if isinstance(value, tuple | list):
-        return (type(value), *map(_key, value))
+        return _tensor_key(value)
+    if isinstance(value, _SEQUENCES):
+        return (kind, *map(_key, value))
     if isinstance(value, dict):
         return tuple((name, _key(item)) for name, item in value.items())
     if isinstance(value, slice):
         return (slice, _key(value.start), _key(value.stop), _key(value.step))
-    return (type(value), _number_key(value))  # with its type, since 1, 1.0 and True are equal
+    return (kind, _number_key(value))
+
+
+def _tensor_key(value: torch.Tensor) -> Any:
+    sizes: Any = (value.shape, value.stride(), value.storage_offset())
+    if value._has_symbolic_sizes_strides:
+        sizes = (value.ndim, *map(_number_key, (*value.shape, *value.stride(), value.storage_offset())))
+    return (type(value), value.dtype, value.device, value.requires_grad, *sizes)
 
 
 def _number_key(value: Any) -> Any:
@@ -302,14 +318,14 @@ def _erasable(
     """The matched nodes, given in program order, that have no user once the results are replaced."""
     erased: set[torch.fx.Node] = set()
     for node in reversed(matched):
-        kept_users = [user for user in node.users if user not in erased]
-        if node not in replaced and kept_users:
-            continue
-        for user in kept_users:
-            if user < anchor:
-                raise EditDeclined(f"%{user.name} uses %{node.name} before %{anchor.name}, where its replacement goes")
+        if not erased.issuperset(node.users):
+            if node not in replaced:
+                continue
+            if early := [user for user in node.users if user not in erased and user < anchor]:
+                user = early[0].name
+                raise EditDeclined(f"%{user} uses %{node.name} before %{anchor.name}, where its replacement goes")
         erased.add(node)
-    return sorted(erased)
+    return [node for node in matched if node in erased]
 
 
 def apply_plans(gm: torch.fx.GraphModule, plans: list[Plan]) -> None:
@@ -360,7 +376,8 @@ def _build(graph: torch.fx.Graph, step: Step, old: torch.fx.Node, built: list[to
         build = lambda leaf: _build(graph, leaf, old, built) if isinstance(leaf, Step) else leaf  # noqa: E731
         args, kwargs = map_aggregate(step.args, build), map_aggregate(step.kwargs, build)
         step.node = graph.create_node(step.op, step.target, args, kwargs)
-        step.node.meta = {name: old.meta[name] for name in _KEPT_META if name in old.meta}
+        # Into the dict that is there: FX looks at itself at every assignment to a node.
+        step.node.meta.update((name, old.meta[name]) for name in _KEPT_META if name in old.meta)
         step.node.meta["example_value"] = step.value
         built.append(step.node)
     return step.node

@@ -223,9 +223,9 @@ class _Part:
         disable, strict = list(self.settings.disable), self.settings.strict
         result = _rewriter.rewrite(self._graph, disable=disable, strict=strict, context=self._context())
         self._failures += [_failure(rule, message) for rule, message in result.errors]
-        metas = {node.name: node.meta for node in self.gm.graph.nodes} if result.records else {}
-        self._records = [_record(record, metas[record.node]) for record in result.records]
-        planner = Planner(self.gm.graph, self.region)
+        nodes = {node.name: node for node in self.gm.graph.nodes} if result.records else {}
+        self._records = [_record(record, nodes[record.node].meta) for record in result.records]
+        planner = Planner(self.gm.graph, self.region, nodes)
         for edit in result.edits:
             self._plan(planner, edit)
 

@@ -85,7 +85,7 @@ def names(gm: torch.fx.GraphModule) -> list[str]:
 
 
 def planned(gm: torch.fx.GraphModule, *edits: Any, grad: bool = False) -> list[apply.Plan]:
-    planner = Planner(gm.graph, Region(grad))
+    planner = Planner(gm.graph, Region(grad), {node.name: node for node in gm.graph.nodes})
     return [planner.plan(item) for item in edits]
 
 
