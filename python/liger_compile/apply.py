@@ -6,7 +6,6 @@ they replace. Only then is the graph changed, and a change that leaves the graph
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import operator
@@ -15,38 +14,15 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.node import map_aggregate
 
 from liger_compile import _rewriter, block_attention
+from liger_compile.evaluation import EditDeclined, Evaluator, Step, value_of
 from liger_compile.regions import Region, Regions
 
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
-_PLAIN = frozenset((bool, int, float, str, type(None), torch.dtype))
-_SEQUENCES = (tuple, list)  # isinstance takes a tuple faster than it makes a union
+_LITERALS = frozenset((bool, int, float, str, type(None)))
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "custom")
-
-
-class EditDeclined(Exception):
-    """The edit would change what the graph computes; the message is the reason."""
-
-
-class EditFailed(Exception):
-    """Evaluating the edit raised."""
-
-
-@dataclasses.dataclass
-class Step:
-    """A node to be built: its arguments hold nodes of the graph and other steps; `value` is its example value."""
-
-    op: str
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    value: Any
-    node: torch.fx.Node | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +80,7 @@ class Planner:
     def __init__(self, graph: torch.fx.Graph, region: Region, nodes: dict[str, torch.fx.Node]) -> None:
         self._graph = graph
         self._initial = region
-        self._values: dict[Any, Any] = {}
+        self._evaluator = Evaluator()
         self._steps: dict[Any, Step] = {}
         self._nodes = nodes
         self._regions: Regions | None = None
@@ -133,7 +109,7 @@ class Planner:
             step = call if index < 0 else Step("call_function", operator.getitem, (call, index), {}, call.value[index])
             if expr.op in ("attention", "block_attention"):
                 step = self._laid_out(self._nodes[name], step, region)
-            step.value = _checked(self._nodes[name], step.value)
+            step.value = self._checked(self._nodes[name], step.value)
             results.append((self._nodes[name], step))
         on_demand = [(self._nodes[name], self._nodes[edit.on_demand_from]) for name in edit.on_demand]
         replaced = [node for node, _ in (*results, *on_demand)]
@@ -147,12 +123,12 @@ class Planner:
         Kernels of attention with and without a mask may differ in the strides of what they return: those of the
         query, or [batch, queries, heads, dim]. Models bring it into the latter themselves, so that the copy is theirs.
         """
-        strides = _strides(_value(old))
+        strides = _strides(value_of(old))
         calls: tuple[tuple[str, tuple[int, ...]], ...]
         for calls in ((), (("contiguous", ()),), (("transpose", (1, 2)), ("contiguous", ()), ("transpose", (1, 2)))):
             laid_out = step
             for method, args in calls if step.value.ndim == 4 else ():
-                value = self._evaluate("call_method", method, (laid_out, *args), {}, region)
+                value = self._evaluator.evaluate("call_method", method, (laid_out, *args), {}, region)
                 laid_out = Step("call_method", method, (laid_out, *args), {}, value)
             if _same(strides, _strides(laid_out.value)):
                 return laid_out
@@ -177,18 +153,35 @@ class Planner:
             args, kwargs = _with_first_tensor(pattern, args[0])
         else:
             target = _operator(expr.op)
-        return Step(op, target, args, kwargs, self._evaluate(op, target, args, kwargs, region))
+        return Step(op, target, args, kwargs, self._evaluator.evaluate(op, target, args, kwargs, region))
+
+    def _checked(self, old: torch.fx.Node, actual: Any) -> Any:
+        """The example value of a replaced node, if the new value has the same metadata."""
+        expected = value_of(old)
+        if self._evaluator.key(expected) == self._evaluator.key(actual):
+            return expected
+        for name, want, got in (
+            ("dtype", expected.dtype, actual.dtype),
+            ("shape", list(expected.shape), list(actual.shape)),
+            ("strides", _strides(expected), _strides(actual)),
+            ("device", expected.device, actual.device),
+            ("requires_grad", expected.requires_grad, actual.requires_grad),
+        ):
+            if not _same(want, got):
+                raise EditDeclined(f"the {name} of %{old.name} would change: expected {want}, actual {got}")
+        return expected
 
     def _shared(self, function: Any, args: tuple[Any, ...], region: Region) -> Step:
         """One step for all equal calls: built where the first plan that is applied needs it, so in program order."""
         key = (function, args, region)
         if key not in self._steps:
-            self._steps[key] = Step(
-                "call_function", function, args, {}, self._evaluate("call_function", function, args, {}, region)
-            )
+            value = self._evaluator.evaluate("call_function", function, args, {}, region)
+            self._steps[key] = Step("call_function", function, args, {}, value)
         return self._steps[key]
 
     def _argument(self, item: Any, anchor: torch.fx.Node, region: Region) -> Any:
+        if type(item) in _LITERALS:  # most are: asked first, as classes of the extension are slow to ask for
+            return item
         if isinstance(item, _rewriter.NodeName):
             node = self._nodes[item.name]
             if not node < anchor:
@@ -202,25 +195,8 @@ class Planner:
             return [self._argument(element, anchor, region) for element in item]
         return item
 
-    def _evaluate(self, op: str, target: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
-        """What a node gives on fake tensors. Layers repeat themselves: equal inputs are evaluated once."""
-        key = (op, target, _key(args), _key(kwargs), region)
-        if key not in self._values:
-            args, kwargs = map_aggregate(args, _value), map_aggregate(kwargs, _value)
-            function = target if op == "call_function" else getattr(torch.Tensor, target)
-            try:
-                # AOTAutograd too traces with this dispatcher; without it some operators refuse symbolic sizes.
-                with enable_python_dispatcher(), _fake_mode(args, kwargs), region.entered():
-                    self._values[key] = function(*args, **kwargs)
-            except Exception as error:
-                raise EditFailed(f"{_printed(target)} on fake tensors: {type(error).__name__}: {error}") from error
-        return self._values[key]
 
-
-def _printed(target: Any) -> str:
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
-
-
+@functools.cache
 def _operator(name: str) -> Any:
     """`torch.ops.liger.rms_norm.default` for "liger::rms_norm"."""
     import liger_compile.ops  # noqa: F401  registers the operators
@@ -233,70 +209,6 @@ def _with_first_tensor(pattern: torch.fx.Node, replacement: Any) -> tuple[Any, A
     """A node's arguments, with its first tensor argument replaced."""
     first = pattern.all_input_nodes[0]
     return map_aggregate((pattern.args, pattern.kwargs), lambda leaf: replacement if leaf is first else leaf)
-
-
-def _value(leaf: Any) -> Any:
-    """What a node or step gives; anything else stands for itself."""
-    if isinstance(leaf, Step):
-        return leaf.value
-    if not isinstance(leaf, torch.fx.Node):
-        return leaf
-    if "example_value" not in leaf.meta:
-        raise EditDeclined(f"%{leaf.name} has no example value")
-    return leaf.meta["example_value"]
-
-
-def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
-    found: list[Any] = []
-    map_aggregate((args, kwargs), lambda leaf: found.append(leaf) if isinstance(leaf, FakeTensor) else None)
-    return found[0].fake_mode if found else contextlib.nullcontext()
-
-
-def _key(value: Any) -> Any:
-    """A hashable stand-in for an argument: equal keys evaluate to equal metadata."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return (kind, value)  # with its type, since 1, 1.0 and True are equal
-    if kind is torch.fx.Node or kind is Step:
-        return _key(_value(value))
-    if isinstance(value, torch.Tensor):
-        return _tensor_key(value)
-    if isinstance(value, _SEQUENCES):
-        return (kind, *map(_key, value))
-    if isinstance(value, dict):
-        return tuple((name, _key(item)) for name, item in value.items())
-    if isinstance(value, slice):
-        return (slice, _key(value.start), _key(value.stop), _key(value.step))
-    return (kind, _number_key(value))
-
-
-def _tensor_key(value: torch.Tensor) -> Any:
-    sizes: Any = (value.shape, value.stride(), value.storage_offset())
-    if value._has_symbolic_sizes_strides:
-        sizes = (value.ndim, *map(_number_key, (*value.shape, *value.stride(), value.storage_offset())))
-    return (type(value), value.dtype, value.device, value.requires_grad, *sizes)
-
-
-def _number_key(value: Any) -> Any:
-    """The value, or the expression of a symbolic one, which is not hashable."""
-    return str(value.node.expr) if isinstance(value, _SYMBOLIC) else value
-
-
-def _checked(old: torch.fx.Node, actual: Any) -> Any:
-    """The example value of a replaced node, if the new value has the same metadata."""
-    expected = _value(old)
-    if _key(expected) == _key(actual):
-        return expected
-    for name, want, got in (
-        ("dtype", expected.dtype, actual.dtype),
-        ("shape", list(expected.shape), list(actual.shape)),
-        ("strides", _strides(expected), _strides(actual)),
-        ("device", expected.device, actual.device),
-        ("requires_grad", expected.requires_grad, actual.requires_grad),
-    ):
-        if not _same(want, got):
-            raise EditDeclined(f"the {name} of %{old.name} would change: expected {want}, actual {got}")
-    return expected
 
 
 def _strides(tensor: torch.Tensor) -> list[Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.fx
 
-from liger_compile.apply import Condition, EditDeclined, EditFailed, Plan, Planner, apply_plans
+from liger_compile.apply import Condition, Plan, Planner, apply_plans
+from liger_compile.evaluation import EditDeclined, EditFailed
 from liger_compile.on_demand import OnDemand, cut_out, why_logits_kept
 from liger_compile.regions import Region, Regions
 from liger_compile.reporting import Failure, Record, Report, merge

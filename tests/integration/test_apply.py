@@ -9,7 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from liger_compile import _rewriter, apply
-from liger_compile.apply import EditDeclined, EditFailed, Planner, apply_plans
+from liger_compile.apply import Planner, apply_plans
+from liger_compile.evaluation import EditDeclined, EditFailed, Evaluator
 from liger_compile.regions import Region, Regions
 
 
@@ -255,6 +256,27 @@ def test_equal_inputs_are_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     )
     assert [type(scale) for scale in calls] == [int, float, bool]
+
+
+def test_evaluations_are_told_apart_by_all_that_results_depend_on() -> None:
+    made: list[torch.Tensor] = []
+
+    def counted(x: torch.Tensor, **_: Any) -> torch.Tensor:
+        made.append(x)
+        return x * 2
+
+    with FakeTensorMode():
+        base = torch.empty(4, 4)
+        inputs = [base, base.t(), base[:2], base.view(-1)[1:5], torch.empty(4, 4, dtype=torch.float16)]
+        inputs += [torch.empty(4, 4, requires_grad=True), torch.empty(4, 4, device="meta")]
+    evaluator = Evaluator()
+    for _ in range(2):
+        for x in inputs:
+            evaluator.evaluate("call_function", counted, (x,), {}, Region(True))
+        evaluator.evaluate("call_function", counted, (base,), {"scale": 1}, Region(True))
+        evaluator.evaluate("call_function", counted, (inputs[5],), {}, Region(False))
+        evaluator.evaluate("call_function", counted, (base,), {}, Region(True, (("cpu", torch.bfloat16, True, True),)))
+    assert [id(x) for x in made] == [id(x) for x in (*inputs, base, inputs[5], base)]
 
 
 def test_what_only_dropped_operands_needed_goes_with_the_last_of_them() -> None:
