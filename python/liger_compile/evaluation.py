@@ -11,6 +11,7 @@ import torch.fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
 
 from liger_compile.regions import Region
 
@@ -57,10 +58,11 @@ class Evaluator:
         if key not in self._values:
             args, kwargs = map_aggregate(args, value_of), map_aggregate(kwargs, value_of)
             function = target if op == "call_function" else getattr(torch.Tensor, target)
+            run = _without_autograd if getattr(target, "namespace", "") == "liger" else _as_written
             try:
                 # AOTAutograd too traces with this dispatcher; without it some operators refuse symbolic sizes.
-                with enable_python_dispatcher(), _fake_mode(args, kwargs), region.entered():
-                    self._values[key] = function(*args, **kwargs)
+                with enable_python_dispatcher(), _fake_mode(args, kwargs):
+                    self._values[key] = run(function, args, kwargs, region)
             except Exception as error:
                 raise EditFailed(f"{_printed(target)} on fake tensors: {type(error).__name__}: {error}") from error
         return self._values[key]
@@ -91,6 +93,25 @@ class Evaluator:
         return known[1]
 
 
+def _as_written(function: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
+    with region.entered():
+        return function(*args, **kwargs)
+
+
+def _without_autograd(function: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
+    """What an operator of ours gives: all floating-point results of each are differentiable, and none is an operand.
+
+    To build its autograd node takes four times as long as its fake kernel.
+    """
+    with dataclasses.replace(region, grad=False).entered():
+        result = function(*args, **kwargs)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if region.grad and any(tensor.requires_grad for tensor in tensors):
+        for tensor in result if isinstance(result, _SEQUENCES) else [result]:
+            tensor.requires_grad_(tensor.is_floating_point())
+    return result
+
+
 def value_of(leaf: Any) -> Any:
     """What a node or step gives; anything else stands for itself."""
     if isinstance(leaf, Step):
@@ -103,9 +124,8 @@ def value_of(leaf: Any) -> Any:
 
 
 def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
-    found: list[Any] = []
-    map_aggregate((args, kwargs), lambda leaf: found.append(leaf) if isinstance(leaf, FakeTensor) else None)
-    return found[0].fake_mode if found else contextlib.nullcontext()
+    found = (leaf.fake_mode for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor))
+    return next(found, contextlib.nullcontext())
 
 
 def _metadata(tensor: torch.Tensor) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import time
 import warnings
 from collections import Counter
@@ -73,12 +75,16 @@ class Rewriting:
 
     def __init__(self, gm: torch.fx.GraphModule, settings: Settings) -> None:
         start = time.perf_counter()
+        with _collector_paused():
+            self._plan(gm, settings)
+        self._seconds = time.perf_counter() - start
+
+    def _plan(self, gm: torch.fx.GraphModule, settings: Settings) -> None:
         self._rules = () if settings.rewrite == "none" else tuple(r for r in rule_names() if r not in settings.disable)
         self._settings = settings
         kept = why_logits_kept(settings.logits, stored=is_stored()) if self._rules else ""
         part = _Part(gm, Region(torch.is_grad_enabled()), settings, bool(self._rules), kept)
         self._parts = list(_parts(part, set()))
-        self._seconds = time.perf_counter() - start
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -114,9 +120,23 @@ class Rewriting:
             The report of this graph.
         """
         start = time.perf_counter()
-        reports = [part.apply(conditions_hold, otherwise) for part in self._parts]
+        with _collector_paused():
+            reports = [part.apply(conditions_hold, otherwise) for part in self._parts]
         milliseconds = (self._seconds + time.perf_counter() - start) * 1e3
         return dataclasses.replace(merge(reports), rules=self._rules, graphs=1, milliseconds=milliseconds)
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the garbage collector, for the milliseconds of a rewrite: it would walk over all that the process has,
+    and find nothing of ours, since most of what we allocate stays."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_stored() -> bool:
