@@ -73,8 +73,13 @@ Tensor glu(const Tensor& gate, const Tensor& up, const Text& activation) {
   return out;
 }
 
-std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
-                                        const Text& activation) {
+// What a backward op returns for the output of the forward pass: that, or an empty tensor where it is not wanted.
+Tensor new_out(const Tensor& like, const Shape& shape, bool needs_out) {
+  return new_empty(like, needs_out ? shape : Shape{0});
+}
+
+std::tuple<Tensor, Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                                const Text& activation, bool needs_out) {
   constexpr const char* kOp = "glu_backward";
   check_pair(kOp, gate, up);
   require_like(kOp, "grad_out", grad_out, "gate", gate, shape_of(gate));
@@ -84,19 +89,21 @@ std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& ga
   const DeviceScope scope(gate);
   const RowView grads = row_view(grad_out), gates = row_view(gate), ups = row_view(up);
   Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
+  Tensor out = new_out(gate, shape_of(gate), needs_out);
   args.grad_out = grads.data();
   args.gate = gates.data();
   args.up = ups.data();
   args.grad_gate = grad_gate.mutable_data_ptr();
   args.grad_up = grad_up.mutable_data_ptr();
+  args.out = needs_out ? out.mutable_data_ptr() : nullptr;
   args.rows = gates.rows;
   args.width = gates.width;
   args.grad_out_stride = grads.stride;
   args.gate_stride = gates.stride;
   args.up_stride = ups.stride;
-  args.grad_gate_stride = args.grad_up_stride = gates.width;
+  args.grad_gate_stride = args.grad_up_stride = args.out_stride = gates.width;
   require_ok(kOp, kernels::glu_backward(args, scope.context()));
-  return {grad_gate, grad_up};
+  return {grad_gate, grad_up, out};
 }
 
 Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first) {
@@ -119,7 +126,8 @@ Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first
   return out;
 }
 
-Tensor glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const Text& activation, bool gate_first) {
+std::tuple<Tensor, Tensor> glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
+                                               bool gate_first, bool needs_out) {
   constexpr const char* kOp = "glu_packed_backward";
   const Shape shape = checked_half_shape(kOp, gate_up);
   require_like(kOp, "grad_out", grad_out, "gate_up", gate_up, shape);
@@ -129,6 +137,7 @@ Tensor glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const 
   const DeviceScope scope(gate_up);
   const RowView grads = row_view(grad_out), packed = row_view(gate_up);
   Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  Tensor out = new_out(gate_up, shape, needs_out);
   args.rows = packed.rows;
   args.width = shape.back();
   args.grad_out = grads.data();
@@ -136,11 +145,13 @@ Tensor glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const 
   args.up = half_of(packed.data(), gate_first ? 1 : 0, args.width, args.dtype);
   args.grad_gate = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 0 : 1, args.width, args.dtype);
   args.grad_up = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 1 : 0, args.width, args.dtype);
+  args.out = needs_out ? out.mutable_data_ptr() : nullptr;
   args.grad_out_stride = grads.stride;
   args.gate_stride = args.up_stride = packed.stride;
   args.grad_gate_stride = args.grad_up_stride = packed.width;
+  args.out_stride = args.width;
   require_ok(kOp, kernels::glu_backward(args, scope.context()));
-  return grad_gate_up;
+  return {grad_gate_up, out};
 }
 
 }  // namespace

@@ -154,10 +154,10 @@ void check_backward(const char* op, const Tensor& grad_out, const std::optional<
   require_shape({op, "rstd"}, rstd, leading_shape(hidden_states));
 }
 
-std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_sum,
-                                             const Tensor& hidden_states, const std::optional<Tensor>& weight,
-                                             const Tensor& rstd, double weight_offset, bool round_before_weight,
-                                             bool needs_weight_grad) {
+std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const std::optional<Tensor>& grad_sum,
+                                                     const Tensor& hidden_states, const std::optional<Tensor>& weight,
+                                                     const Tensor& rstd, double weight_offset, bool round_before_weight,
+                                                     bool needs_weight_grad, bool needs_out) {
   const char* op = "rms_norm_backward";
   check_backward(op, grad_out, grad_sum, hidden_states, weight, rstd);
   require(weight || !needs_weight_grad, "liger::", op, ": needs_weight_grad is true, but weight is None");
@@ -167,7 +167,9 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const std::
   const RowView hidden = row_view(hidden_states);
   const TorchDtype weight_dtype = weight ? weight->scalar_type() : hidden_states.scalar_type();
   const Shape weight_shape = {needs_weight_grad ? hidden_states.size(hidden_states.dim() - 1) : 0};
-  if (hidden.rows == 0) return {grad_hidden, new_zeros(hidden_states, weight_shape, weight_dtype)};
+  const Shape out_shape = needs_out ? shape_of(hidden_states) : Shape{0};
+  Tensor out = new_empty(hidden_states, out_shape, grad_out.scalar_type());
+  if (hidden.rows == 0) return {grad_hidden, new_zeros(hidden_states, weight_shape, weight_dtype), out};
   Tensor grad_weight = new_empty(hidden_states, weight_shape, weight_dtype);
 
   const RowView grads = row_view(grad_out);
@@ -181,6 +183,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const std::
   args.rstd = static_cast<const float*>(dense_rstd.const_data_ptr());
   args.grad_hidden_states = grad_hidden.mutable_data_ptr();
   args.grad_weight = needs_weight_grad ? grad_weight.mutable_data_ptr() : nullptr;
+  args.out = needs_out ? out.mutable_data_ptr() : nullptr;
   args.rows = hidden.rows;
   args.width = hidden.width;
   args.grad_out_stride = grads.stride;
@@ -195,7 +198,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, const std::
   const Tensor workspace = new_empty(hidden_states, Shape{floats}, TorchDtype::Float);
   args.workspace = static_cast<float*>(workspace.mutable_data_ptr());
   require_ok(op, kernels::rms_norm_backward(args, scope.context()));
-  return {grad_hidden, grad_weight};
+  return {grad_hidden, grad_weight, out};
 }
 
 }  // namespace

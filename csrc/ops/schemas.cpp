@@ -11,8 +11,8 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "bool round_before_weight=False, ScalarType? out_dtype=None) -> (Tensor out, Tensor rstd)");
   m.def(
       "rms_norm_backward(Tensor grad_out, Tensor? grad_sum, Tensor hidden_states, Tensor? weight, Tensor rstd, *, "
-      "float weight_offset, bool round_before_weight, bool needs_weight_grad) "
-      "-> (Tensor grad_hidden_states, Tensor grad_weight)");
+      "float weight_offset, bool round_before_weight, bool needs_weight_grad, bool needs_out=False) "
+      "-> (Tensor grad_hidden_states, Tensor grad_weight, Tensor out)");
   m.def(
       "add_rms_norm(Tensor hidden_states, Tensor residual, Tensor? weight, float eps, *, float weight_offset=0.0, "
       "bool round_before_weight=False, ScalarType? out_dtype=None) -> (Tensor out, Tensor sum)");
@@ -30,10 +30,12 @@ STABLE_TORCH_LIBRARY(liger, m) {
 
   m.def("glu(Tensor gate, Tensor up, *, str activation) -> Tensor");
   m.def(
-      "glu_backward(Tensor grad_out, Tensor gate, Tensor up, *, str activation) "
-      "-> (Tensor grad_gate, Tensor grad_up)");
+      "glu_backward(Tensor grad_out, Tensor gate, Tensor up, *, str activation, bool needs_out=False) "
+      "-> (Tensor grad_gate, Tensor grad_up, Tensor out)");
   m.def("glu_packed(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
-  m.def("glu_packed_backward(Tensor grad_out, Tensor gate_up, *, str activation, bool gate_first) -> Tensor");
+  m.def(
+      "glu_packed_backward(Tensor grad_out, Tensor gate_up, *, str activation, bool gate_first, "
+      "bool needs_out=False) -> (Tensor grad_gate_up, Tensor out)");
 
   m.def(
       "cross_entropy(Tensor logits, Tensor target, *, int ignore_index=-100, str reduction=\"mean\", "

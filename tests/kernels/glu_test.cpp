@@ -59,6 +59,12 @@ struct Matrix {
   }
 };
 
+template <typename T>
+void expect_same(const Matrix<T>& a, const Matrix<T>& b, const std::string& what) {
+  for (std::size_t index = 0; index < a.values.size(); ++index)
+    ASSERT_EQ(to_float(a.values[index]), to_float(b.values[index])) << what << " at " << index;
+}
+
 struct Size {
   std::int64_t rows, width, gap;
 };
@@ -119,6 +125,7 @@ TYPED_TEST(GluTest, BackwardIsTheOracles) {
   this->for_cases([&](const Size& size, Activation activation, const std::string& name) {
     Matrix<T> dy(size.rows, size.width, 0), gate(size.rows, size.width, size.gap), up(size.rows, size.width, size.gap);
     Matrix<T> grad_gate(size.rows, size.width, size.gap), grad_up(size.rows, size.width, size.gap);
+    Matrix<T> out(size.rows, size.width, size.gap), forward_out(size.rows, size.width, size.gap);
     dy.fill(this->random, 1.0f);
     gate.fill(this->random, 2.0f);
     up.fill(this->random, 1.0f);
@@ -127,6 +134,7 @@ TYPED_TEST(GluTest, BackwardIsTheOracles) {
                                up.values.data(),
                                grad_gate.values.data(),
                                grad_up.values.data(),
+                               out.values.data(),
                                size.rows,
                                size.width,
                                dy.stride,
@@ -134,6 +142,7 @@ TYPED_TEST(GluTest, BackwardIsTheOracles) {
                                up.stride,
                                grad_gate.stride,
                                grad_up.stride,
+                               out.stride,
                                activation,
                                DtypeTraits<T>::scalar_type};
     ASSERT_TRUE(glu_backward(args, threaded()).ok());
@@ -141,6 +150,10 @@ TYPED_TEST(GluTest, BackwardIsTheOracles) {
     glu_backward_ref<double, T>(args, gate_truth, up_truth);
     grad_gate.expect_near(gate_truth, name + ", grad_gate");
     grad_up.expect_near(up_truth, name + ", grad_up");
+    const GluArgs forward{args.gate,   args.up,   forward_out.values.data(), size.rows,  size.width,
+                          gate.stride, up.stride, forward_out.stride,        activation, args.dtype};
+    ASSERT_TRUE(glu_forward(forward, {}).ok());
+    expect_same(out, forward_out, name + ", out");
   });
 }
 
@@ -180,7 +193,7 @@ TEST(Glu, SaturatesWithoutOverflow) {
     EXPECT_EQ(out, (std::vector<float>{0, 0, out[2], 0, 90, 200, 1e4f}));
     EXPECT_NEAR(out[2], 0.0f, 1e-30f);
     const GluBackwardArgs backward{
-        ones.data(), gate.data(), ones.data(), grad_gate.data(), grad_up.data(),     1, 7, 7, 7,
+        ones.data(), gate.data(), ones.data(), grad_gate.data(), grad_up.data(),     nullptr, 1, 7, 7, 7, 7,
         7,           7,           7,           activation,       ScalarType::float32};
     ASSERT_TRUE(glu_backward(backward, {}).ok());
     EXPECT_EQ(grad_gate, (std::vector<float>{0, 0, grad_gate[2], 0.5f, 1, 1, 1}));

@@ -123,6 +123,9 @@ def test_layouts_change_no_value(device: str, layout: str, dtype: torch.dtype, a
         grads = ops.glu_backward(inputs[2], *inputs[:2], activation=activation)
         wanted = ops.glu_backward(plain[2], *plain[:2], activation=activation)
         assert all(torch.equal(grad, want) for grad, want in zip(grads, wanted, strict=True))
+        again = ops.glu_backward(inputs[2], *inputs[:2], activation=activation, needs_out=True)
+        assert all(torch.equal(grad, want) for grad, want in zip(again, (*wanted[:2], out), strict=True))
+        assert again[2].is_contiguous()
 
 
 @for_dtypes
@@ -136,9 +139,12 @@ def test_packed_is_glu_of_the_halves(device: str, dtype: torch.dtype, gate_first
     out = ops.glu_packed(gate_up, activation="silu", gate_first=gate_first)
     assert torch.equal(out, ops.glu(gate, up, activation="silu"))
     grad_out = torch.randn_like(out)
-    packed = ops.glu_packed_backward(grad_out, gate_up, activation="silu", gate_first=gate_first)
-    halves = ops.glu_backward(grad_out, gate, up, activation="silu")[:: 1 if gate_first else -1]
+    packed, nothing = ops.glu_packed_backward(grad_out, gate_up, activation="silu", gate_first=gate_first)
+    assert nothing.numel() == 0
+    halves = ops.glu_backward(grad_out, gate, up, activation="silu")[:2][:: 1 if gate_first else -1]
     assert torch.equal(packed, torch.cat(halves, dim=-1))
+    options = {"activation": "silu", "gate_first": gate_first, "needs_out": True}
+    assert all(map(torch.equal, ops.glu_packed_backward(grad_out, gate_up, **options), (packed, out)))
     assert packed.is_contiguous()
 
 
@@ -225,6 +231,7 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
         options = {"activation": activation, "gate_first": order}
         torch.library.opcheck(ops.glu_packed.default, (gate.clone().requires_grad_(),), options)
         torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), options)
+        torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), {**options, "needs_out": True})
     torch.library.opcheck(
         ops.glu.default, (gate.clone().requires_grad_(), up.clone().requires_grad_()), {"activation": activation}
     )
@@ -233,6 +240,7 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
         (grad_out, gate.transpose(0, 1).contiguous().transpose(0, 1), up),
         {"activation": activation},
     )
+    torch.library.opcheck(ops.glu_backward.default, (grad_out, gate, up), {"activation": activation, "needs_out": True})
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

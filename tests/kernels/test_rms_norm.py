@@ -209,8 +209,8 @@ class TestLayouts:
         tail = ops.rms_norm(x[-8:].clone(), weight, EPS)
         assert torch.equal(out[-8:], tail)
         options = {"weight_offset": 0.0, "round_before_weight": False, "needs_weight_grad": False}
-        grad, _ = ops.rms_norm_backward(out, None, x, weight, rstd, **options)
-        tail_grad, _ = ops.rms_norm_backward(tail, None, x[-8:].clone(), weight, rstd[-8:].clone(), **options)
+        grad, *_ = ops.rms_norm_backward(out, None, x, weight, rstd, **options)
+        tail_grad, *_ = ops.rms_norm_backward(tail, None, x[-8:].clone(), weight, rstd[-8:].clone(), **options)
         assert torch.equal(grad[-8:], tail_grad)
 
 
@@ -246,10 +246,29 @@ class TestGradients:
     def test_frozen_weight_costs_nothing(self, device: str) -> None:
         x, _, weight = self.make(device)
         _, rstd = ops.rms_norm_forward(x, weight, EPS)
-        _, grad = ops.rms_norm_backward(
+        _, grad, _ = ops.rms_norm_backward(
             x, None, x, weight, rstd, weight_offset=0.0, round_before_weight=False, needs_weight_grad=False
         )
         assert grad.shape == (0,)
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("width", WIDTHS)
+    @pytest.mark.parametrize("options", [options for _, options in FAMILIES.values()], ids=list(FAMILIES))
+    def test_backward_gives_the_output_again(
+        self, device: str, dtype: torch.dtype, width: int, options: dict[str, Any]
+    ) -> None:
+        generator = torch.Generator().manual_seed(width)
+        x, weight = (random_tensor(shape, generator, dtype=dtype, device=device) for shape in ((70, width), (width,)))
+        out, rstd = ops.rms_norm_forward(x, weight, EPS, **options)
+        defaults = {"weight_offset": 0.0, "round_before_weight": False, "needs_weight_grad": True}
+        backward = functools.partial(ops.rms_norm_backward, x, x, x, weight, rstd, **{**defaults, **options})
+        *grads, again = backward(needs_out=True)
+        *wanted, nothing = backward()
+        assert nothing.numel() == 0 and all(map(torch.equal, grads, wanted))
+        if dtype == torch.float32:  # the forward pass on the CPU knows more of rstd than it gives
+            torch.testing.assert_close(again, out, rtol=2**-22, atol=0)
+        else:
+            assert torch.equal(again, out)
 
     def test_backward_twice(self, device: str) -> None:
         x, residual, weight = (value.requires_grad_() for value in self.make(device))
@@ -339,6 +358,7 @@ class TestRegistration:
         x, grad, weight = (value.detach() for value in self.inputs(device, torch.bfloat16))
         _, rstd = ops.rms_norm_forward(x, weight, EPS)
         options = {"weight_offset": 0.0, "round_before_weight": True, "needs_weight_grad": needs_weight_grad}
+        options["needs_out"] = with_sum
         args = (grad.transpose(0, 1), grad.transpose(0, 1) if with_sum else None, x.transpose(0, 1), weight)
         torch.library.opcheck(ops.rms_norm_backward.default, (*args, rstd.transpose(0, 1)), options)
 

@@ -63,15 +63,16 @@ Status launch_forward(const GluArgs& args, const LaunchContext& context) {
 
 template <typename T>
 Status launch_backward(const GluBackwardArgs& args, const LaunchContext& context) {
-  const int vector_width =
-      width_limit(kVectorBytes / sizeof(T), args.rows, args.width,
-                  {args.grad_out_stride, args.gate_stride, args.up_stride, args.grad_gate_stride, args.grad_up_stride})
-          .pointer(args.grad_out, sizeof(T))
-          .pointer(args.gate, sizeof(T))
-          .pointer(args.up, sizeof(T))
-          .pointer(args.grad_gate, sizeof(T))
-          .pointer(args.grad_up, sizeof(T))
-          .width();
+  const int vector_width = width_limit(kVectorBytes / sizeof(T), args.rows, args.width,
+                                       {args.grad_out_stride, args.gate_stride, args.up_stride, args.grad_gate_stride,
+                                        args.grad_up_stride, args.out_stride})
+                               .pointer(args.grad_out, sizeof(T))
+                               .pointer(args.gate, sizeof(T))
+                               .pointer(args.up, sizeof(T))
+                               .pointer(args.grad_gate, sizeof(T))
+                               .pointer(args.grad_up, sizeof(T))
+                               .pointer(args.out, sizeof(T))
+                               .width();
   return dispatch_activation(args.activation, [&](auto activation) {
     return with_walk<T, 2>(args.rows, args.width, vector_width, [&](auto vec, auto count, const auto& walk, auto grid) {
       gpu::glu_backward_kernel<T, activation.value, vec.value, count.value>

@@ -1,6 +1,6 @@
 // Device code of glu.h. One launch covers the vectors of all rows; a thread owns kCount of them, a block's width apart,
 // and reads them all before it uses the first. Accumulates nothing; computes in float32.
-// Bytes per element of size b: forward 3b, backward 5b.
+// Bytes per element of size b: forward 3b, backward 5b, or 6b where it gives the output again.
 #pragma once
 
 #include "kernels/common/gpu.h"
@@ -95,13 +95,15 @@ template <typename T>
 struct GluGradient {
   T gate;
   T up;
+  T out;
 };
 
 template <typename T, Activation kActivation>
 __device__ inline GluGradient<T> glu_gradient(T grad_out, T gate, T up) {
   const float dy = gpu::to_float(grad_out);
   const Activated act = activated<T, kActivation>(gpu::to_float(gate));
-  return {gpu::from_float<T>(dy * gpu::to_float(up) * act.slope), gpu::from_float<T>(dy * act.value)};
+  return {gpu::from_float<T>(dy * gpu::to_float(up) * act.slope), gpu::from_float<T>(dy * act.value),
+          gpu::from_float<T>(act.value * gpu::to_float(up))};
 }
 
 // The element after the last vector that this thread owns, or -1.
@@ -148,15 +150,17 @@ __global__ void __launch_bounds__(kGluThreads) glu_backward_kernel(const GluBack
   const auto* up = static_cast<const T*>(args.up);
   auto* grad_gate = static_cast<T*>(args.grad_gate);
   auto* grad_up = static_cast<T*>(args.grad_up);
+  auto* out = static_cast<T*>(args.out);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kGluThreads * kCount) + threadIdx.x;
 
   Packed<T, kVec> grads[kCount], gates[kCount], ups[kCount];
-  std::int64_t gate_offsets[kCount], up_offsets[kCount];
+  std::int64_t gate_offsets[kCount], up_offsets[kCount], out_offsets[kCount];
   GluPosition position(walk, first);
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
     gate_offsets[k] = position.offset<kVec>(args.grad_gate_stride);
     up_offsets[k] = position.offset<kVec>(args.grad_up_stride);
+    out_offsets[k] = position.offset<kVec>(args.out_stride);
     if (first + k * kGluThreads < walk.vectors) {
       grads[k] = glu_read<T, kVec>(grad_out + position.offset<kVec>(args.grad_out_stride));
       gates[k] = glu_read<T, kVec>(gate + position.offset<kVec>(args.gate_stride));
@@ -167,21 +171,24 @@ __global__ void __launch_bounds__(kGluThreads) glu_backward_kernel(const GluBack
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
     if (first + k * kGluThreads >= walk.vectors) break;
-    Packed<T, kVec> gate_result, up_result;
+    Packed<T, kVec> gate_result, up_result, out_result;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
       const auto gradient = glu_gradient<T, kActivation>(grads[k].values[i], gates[k].values[i], ups[k].values[i]);
       gate_result.values[i] = gradient.gate;
       up_result.values[i] = gradient.up;
+      out_result.values[i] = gradient.out;
     }
     store<T, kVec>(grad_gate + gate_offsets[k], gate_result);
     store<T, kVec>(grad_up + up_offsets[k], up_result);
+    if (out != nullptr) store<T, kVec>(out + out_offsets[k], out_result);
   }
   const std::int64_t column = glu_tail_column(walk, args.width);
   if (column < 0) return;
   const auto gradient = glu_gradient<T, kActivation>(grad_out[column], gate[column], up[column]);
   grad_gate[column] = gradient.gate;
   grad_up[column] = gradient.up;
+  if (out != nullptr) out[column] = gradient.out;
 }
 
 }  // namespace liger::kernels::gpu

@@ -31,13 +31,14 @@ struct GluArgs {
   ScalarType dtype;
 };
 
-// grad_gate = grad_out * up * act'(gate);  grad_up = grad_out * act(gate)
+// grad_gate = grad_out * up * act'(gate);  grad_up = grad_out * act(gate);  out as in the forward pass, bit for bit
 struct GluBackwardArgs {
   const void* grad_out;  // [rows, width]
   const void* gate;      // [rows, width]
   const void* up;        // [rows, width]
   void* grad_gate;       // [rows, width]
   void* grad_up;         // [rows, width]
+  void* out;             // [rows, width], or null where it is not wanted
   std::int64_t rows;
   std::int64_t width;
   std::int64_t grad_out_stride;
@@ -45,6 +46,7 @@ struct GluBackwardArgs {
   std::int64_t up_stride;
   std::int64_t grad_gate_stride;
   std::int64_t grad_up_stride;
+  std::int64_t out_stride;
   Activation activation;
   ScalarType dtype;
 };
@@ -87,8 +89,8 @@ inline GluArgs with_merged_rows(const GluArgs& args) {
 }
 
 inline GluBackwardArgs with_merged_rows(const GluBackwardArgs& args) {
-  return with_merged_rows(
-      args, {args.grad_out_stride, args.gate_stride, args.up_stride, args.grad_gate_stride, args.grad_up_stride});
+  return with_merged_rows(args, {args.grad_out_stride, args.gate_stride, args.up_stride, args.grad_gate_stride,
+                                 args.grad_up_stride, args.out_stride});
 }
 
 // The CPU kernels for one instruction set, see common/cpu_isa.h.

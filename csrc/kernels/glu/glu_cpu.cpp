@@ -171,6 +171,10 @@ Status glu_backward<LIGER_ISA_LEVEL>(const GluBackwardArgs& args, const LaunchCo
                                         static_cast<const T*>(args.up) + row * args.up_stride + column,
                                         static_cast<T*>(args.grad_gate) + row * args.grad_gate_stride + column,
                                         static_cast<T*>(args.grad_up) + row * args.grad_up_stride + column, count);
+        if (args.out == nullptr) return;
+        forward_span<activation.value>(static_cast<const T*>(args.gate) + row * args.gate_stride + column,
+                                       static_cast<const T*>(args.up) + row * args.up_stride + column,
+                                       static_cast<T*>(args.out) + row * args.out_stride + column, count);
       };
       for_ranges(context, args.rows * args.width, kGrainElements,
                  [&](std::int64_t begin, std::int64_t end) { for_spans(args.width, begin, end, span); });

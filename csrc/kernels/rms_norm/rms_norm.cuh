@@ -61,9 +61,10 @@ __device__ inline float sum_of_squares(const Packed<T, kVec>& x) {
   return sum;
 }
 
-template <typename Hidden, typename Weight, typename Out, int kVec>
+// Args: of the forward or the backward pass.
+template <typename Out, typename Hidden, typename Weight, int kVec, typename Args>
 __device__ inline Packed<Out, kVec> scale(const Packed<Hidden, kVec>& x, const Packed<Weight, kVec>& weight,
-                                          const RmsNormArgs& args, float rstd) {
+                                          const Args& args, float rstd) {
   Packed<Out, kVec> out;
 #pragma unroll
   for (int e = 0; e < kVec; ++e) {
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads) rms_norm_forward_
       if (!inside(i)) continue;
       Packed<Weight, kVec> w = {};
       if (weight != nullptr) w = load<Weight, kVec>(weight + column(i));
-      store(out + column(i), scale<Hidden, Weight, Out, kVec>(x[i], w, args, rstd));
+      store(out + column(i), scale<Out>(x[i], w, args, rstd));
     }
     if constexpr (kGroup > 32) __syncthreads();  // `shared` is read above and written in the next round
   }
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_forward_wide_kernel(con
     for (std::int64_t column = first_column; column < args.width; column += kStep) {
       Packed<Weight, kVec> w = {};
       if (weight != nullptr) w = load<Weight, kVec>(weight + column);
-      store(out + column, scale<Hidden, Weight, Out, kVec>(load<Hidden, kVec>(x + column), w, args, rstd));
+      store(out + column, scale<Out>(load<Hidden, kVec>(x + column), w, args, rstd));
     }
     __syncthreads();  // `shared` is read above and written in the next round
   }

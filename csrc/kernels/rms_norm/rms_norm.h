@@ -34,6 +34,7 @@ struct RmsNormArgs {
 
 // With m = grad_out * (weight_offset + weight):
 //   grad_hidden = rstd * m - rstd^3 / width * <m, x> * x (+ grad_sum);  grad_weight = sum over rows of grad_out * u
+// and `out` of the forward pass again: bit for bit, but for the CPU's float32, where rstd is more exact there.
 struct RmsNormBackwardArgs {
   const void* grad_out;       // [rows, width] in out_dtype
   const void* grad_sum;       // [rows, width] in hidden_dtype, or null
@@ -42,6 +43,7 @@ struct RmsNormBackwardArgs {
   const float* rstd;          // [rows]
   void* grad_hidden_states;   // [rows, width], contiguous
   void* grad_weight;          // [width] in weight_dtype, or null where it is not wanted
+  void* out;                  // [rows, width] in out_dtype, contiguous, or null where it is not wanted
   float* workspace;           // rms_norm_backward_workspace() floats, aligned to 8 bytes; null without grad_weight
   std::int64_t rows;
   std::int64_t width;

@@ -1,6 +1,7 @@
 // RMSNorm backward on the GPU, see rms_norm.h for the formula: one pass over the rows gives grad_hidden_states and, per
 // block, float32 partial sums of the weight gradient; a second, small kernel adds the partials in a fixed order.
-// With bfloat16 4 bytes in and 2 out per element, 2 more in with a gradient of the residual sum.
+// With bfloat16 4 bytes in and 2 out per element, 2 more in with a gradient of the residual sum, and 2 more out where
+// the output of the forward pass is wanted again.
 // A thread keeps the same columns for all its rows, so it sums their weight gradients in registers.
 #pragma once
 
@@ -99,6 +100,7 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
 
     const auto* grad_sum = static_cast<const Hidden*>(args.grad_sum) + row * args.grad_sum_stride;
     auto* grad_hidden = static_cast<Hidden*>(args.grad_hidden_states) + row * args.width;
+    auto* out = static_cast<Out*>(args.out) + row * args.width;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (row >= args.rows || column(i) >= args.width) continue;
@@ -114,6 +116,7 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
         grad_weight[i][e] += static_cast<Accumulator<Weight>>(grad) * unit_value(x, rstd, args.round_before_weight);
       }
       store(grad_hidden + column(i), result);
+      if (args.out != nullptr) store(out + column(i), scale<Out>(row_values.x[i], w, args, rstd));
     }
     if constexpr (kPrefetch) {
       row_values = next_values;
@@ -162,6 +165,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_backward_wide_kernel(co
     const auto* grad_out = static_cast<const Out*>(args.grad_out) + row * args.grad_out_stride;
     const auto* grad_sum = static_cast<const Hidden*>(args.grad_sum) + row * args.grad_sum_stride;
     auto* grad_hidden = static_cast<Hidden*>(args.grad_hidden_states) + row * args.width;
+    auto* out = static_cast<Out*>(args.out) + row * args.width;
     const float rstd = args.rstd[row];
     const auto load_weight = [&](std::int64_t column) {
       Packed<Weight, kVec> w = {};
@@ -197,6 +201,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_backward_wide_kernel(co
         partial[column + e] = is_first ? term : partial[column + e] + term;
       }
       store(grad_hidden + column, result);
+      if (args.out != nullptr) store(out + column, scale<Out>(values, w, args, rstd));
     }
   }
 }
@@ -249,6 +254,7 @@ class RmsNormBackward {
     width.pointer(args_.grad_out, sizeof(Out)).multiple(args_.grad_out_stride).multiple(args_.width);
     width.pointer(args_.hidden_states, sizeof(Hidden)).multiple(args_.hidden_stride);
     width.pointer(args_.weight, sizeof(Weight)).pointer(args_.grad_hidden_states, sizeof(Hidden));
+    width.pointer(args_.out, sizeof(Out));
     if (args_.grad_sum != nullptr) width.pointer(args_.grad_sum, sizeof(Hidden)).multiple(args_.grad_sum_stride);
     return width.width();
   }

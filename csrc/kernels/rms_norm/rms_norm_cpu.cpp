@@ -213,6 +213,9 @@ void backward_row(const RmsNormBackwardArgs& args, std::int64_t row, double* tot
     run(std::false_type{}, nullptr);
   }
   if (totals != nullptr) add_weight_row<kRound>(grad_out, x, totals, args.width, rstd);
+  if (args.out == nullptr) return;
+  auto* out = static_cast<Out*>(args.out) + row * args.width;
+  scale_row<kHasWeight, kRound>(x, weight, out, args.width, args.rstd[row], 0.0f, args.weight_offset);
 }
 
 template <bool kHasWeight, bool kRound, typename Hidden, typename Weight, typename Out>

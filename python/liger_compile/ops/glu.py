@@ -40,7 +40,7 @@ class _Glu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
-        grad_gate, grad_up = torch.ops.liger.glu_backward(grad_out, gate, up, activation=ctx.activation)
+        grad_gate, grad_up, _ = torch.ops.liger.glu_backward(grad_out, gate, up, activation=ctx.activation)
         return grad_gate, grad_up, None
 
 
@@ -56,7 +56,8 @@ class _GluPacked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None]:
         (gate_up,) = ctx.saved_tensors
-        return torch.ops.liger.glu_packed_backward(grad_out, gate_up, **ctx.options), None, None
+        grad_gate_up, _ = torch.ops.liger.glu_packed_backward(grad_out, gate_up, **ctx.options)
+        return grad_gate_up, None, None
 
 
 def _glu(gate: Tensor, up: Tensor, *, activation: str) -> Tensor:
@@ -71,16 +72,20 @@ def _fake(gate: Tensor, up: Tensor, *, activation: str) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
-def _fake_backward(grad_out: Tensor, gate: Tensor, up: Tensor, *, activation: str) -> tuple[Tensor, Tensor]:
-    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+def _fake_backward(
+    grad_out: Tensor, gate: Tensor, up: Tensor, *, activation: str, needs_out: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    return gate.new_empty(gate.shape), up.new_empty(up.shape), gate.new_empty(gate.shape if needs_out else [0])
 
 
 def _fake_packed(gate_up: Tensor, *, activation: str, gate_first: bool = True) -> Tensor:
     return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 
 
-def _fake_packed_backward(grad_out: Tensor, gate_up: Tensor, *, activation: str, gate_first: bool) -> Tensor:
-    return gate_up.new_empty(gate_up.shape)
+def _fake_packed_backward(
+    grad_out: Tensor, gate_up: Tensor, *, activation: str, gate_first: bool, needs_out: bool = False
+) -> tuple[Tensor, Tensor]:
+    return gate_up.new_empty(gate_up.shape), gate_up.new_empty(grad_out.shape if needs_out else [0])
 
 
 def register() -> None:

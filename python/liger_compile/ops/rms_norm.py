@@ -47,7 +47,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         hidden_states, weight, rstd = ctx.saved_tensors
         needs_weight_grad = ctx.needs_input_grad[1]
-        grad_hidden, grad_weight = torch.ops.liger.rms_norm_backward(
+        grad_hidden, grad_weight, _ = torch.ops.liger.rms_norm_backward(
             grad_out, None, hidden_states, weight, rstd, **ctx.rounding, needs_weight_grad=needs_weight_grad
         )
         return grad_hidden, grad_weight if needs_weight_grad else None, None, None, None
@@ -79,7 +79,7 @@ class _AddRMSNorm(torch.autograd.Function):
             return grad_sum, grad_sum, None, None, None, None
         total, weight, rstd = ctx.saved_tensors
         needs_weight_grad = ctx.needs_input_grad[2]
-        grad_summand, grad_weight = torch.ops.liger.rms_norm_backward(
+        grad_summand, grad_weight, _ = torch.ops.liger.rms_norm_backward(
             grad_out, grad_sum, total, weight, rstd, **ctx.rounding, needs_weight_grad=needs_weight_grad
         )
         return grad_summand, grad_summand, grad_weight if needs_weight_grad else None, None, None, None
@@ -164,11 +164,13 @@ def _fake_backward(
     rstd: Tensor,
     *,
     needs_weight_grad: bool,
+    needs_out: bool = False,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = hidden_states.dtype if weight is None else weight.dtype
     grad_weight = hidden_states.new_empty([hidden_states.shape[-1] if needs_weight_grad else 0], dtype=dtype)
-    return hidden_states.new_empty(hidden_states.shape), grad_weight
+    out = hidden_states.new_empty(hidden_states.shape if needs_out else [0], dtype=grad_out.dtype)
+    return hidden_states.new_empty(hidden_states.shape), grad_weight, out
 
 
 def register() -> None:
