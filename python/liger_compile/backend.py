@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from liger_compile import environment, reporting
+from liger_compile.joint_graph import keeping_less
 from liger_compile.options import Options, parse_options
 from liger_compile.reporting import Report
 from liger_compile.rewriting import Rewriting, Settings, is_stored
@@ -42,7 +44,7 @@ def liger(
         from torch._dynamo.backends.registry import lookup_backend
 
         inner = lookup_backend(parsed.inner)
-        return _compiled(gm, example_inputs, parsed, lambda graph, inputs, _: inner(graph, list(inputs)))
+        return _compiled(gm, example_inputs, parsed, functools.partial(_registered, inner))
     wrapper = torch._TorchCompileInductorWrapper(parsed.mode, dict(parsed.inductor), None)
     return _compiled(gm, example_inputs, parsed, functools.partial(_inductor, wrapper))
 
@@ -96,13 +98,22 @@ def _keep(report: Report, options: Options) -> None:
     reporting.add(report, options.report)
 
 
+def _registered(
+    inner: Callable[..., Any], gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool
+) -> Any:
+    with keeping_less() if is_rewritten else contextlib.nullcontext():
+        return inner(gm, list(example_inputs))
+
+
 def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:
     # Without a rewrite the graph shares plain Inductor's cache entries, and compiles to the same code.
-    if is_rewritten:
-        from liger_compile.cache_tag import tagged
-        from liger_compile.fallbacks import register_fallbacks
+    if not is_rewritten:
+        return environment.inductor_call()(wrapper, gm, example_inputs)
+    from liger_compile.cache_tag import tagged
+    from liger_compile.fallbacks import register_fallbacks
 
-        register_fallbacks()
-        wrapper = copy.copy(wrapper)
-        wrapper.config = tagged(wrapper.config)
-    return environment.inductor_call()(wrapper, gm, example_inputs)
+    register_fallbacks()
+    wrapper = copy.copy(wrapper)
+    wrapper.config = tagged(wrapper.config)
+    with keeping_less():
+        return environment.inductor_call()(wrapper, gm, example_inputs)

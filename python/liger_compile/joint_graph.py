@@ -1,0 +1,211 @@
+"""Keeps less between forward and backward: a pass over AOTAutograd's joint graph, before it is partitioned.
+
+A linear layer keeps its input for the gradient of its weight. Where that input is the output of one of our norms or
+gated units, whose own backward reads all that the output is made from, the backward kernel gives the output once more,
+as it passes over its operands anyway, and the linear layer's gradient uses that. Nothing is kept for it, and no kernel
+runs twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.fx
+from torch.fx import Node
+
+_aten, _liger = torch.ops.aten, torch.ops.liger
+
+
+@contextlib.contextmanager
+def keeping_less() -> Iterator[None]:
+    """Graphs that AOTAutograd partitions inside give outputs again; a pass that the user has set runs first."""
+    from torch._functorch import config
+
+    users_pass: Callable[..., torch.fx.GraphModule] | None = config.joint_custom_pass
+
+    def joint_pass(gm: torch.fx.GraphModule, inputs: Any) -> torch.fx.GraphModule:
+        gm = gm if users_pass is None else users_pass(gm, inputs)
+        give_outputs_again(gm)
+        return gm
+
+    with config.patch(joint_custom_pass=joint_pass):
+        yield
+
+
+def give_outputs_again(gm: torch.fx.GraphModule) -> int:
+    """Let backward ops of ours give outputs of their forward ops that would be kept for them. Changes the graph.
+
+    Args:
+        gm: a joint graph, whose gradients depend on placeholders named "tangents...", and whose nodes carry
+            `meta["val"]`.
+
+    Returns:
+        How many outputs are not kept any more.
+    """
+    graph = gm.graph
+    candidates = [node for node in graph.nodes if node.op == "call_function" and node.target in _outputs()]
+    if not candidates:
+        return 0
+    backward = _from_tangents(graph)
+    count = 0
+    for node in candidates:
+        out = _outputs()[node.target](node)
+        if out is not None and _give_again(graph, node, out, backward):
+            count += 1
+    if count:
+        gm.recompile()
+    return count
+
+
+def _outputs() -> dict[Any, Callable[[Node], Node | None]]:
+    """For each backward op, what finds the output of its forward op. The op's last result is that output."""
+    return {
+        _liger.glu_backward.default: functools.partial(_output_of_glu, _liger.glu.default),
+        _liger.glu_packed_backward.default: functools.partial(_output_of_glu, _liger.glu_packed.default),
+        _liger.rms_norm_backward.default: _output_of_norm,
+    }
+
+
+def _output_of_glu(forward_op: Any, backward_node: Node) -> Node | None:
+    inputs = backward_node.args[1:]
+    wanted = {"gate_first": True, "needs_out": False, **backward_node.kwargs}
+    first = inputs[0]
+    assert isinstance(first, Node)
+    for user in first.users:
+        options = {"gate_first": True, "needs_out": False, **user.kwargs}
+        if user.target == forward_op and user.args == inputs and options == wanted:
+            return user
+    return None
+
+
+def _output_of_norm(backward_node: Node) -> Node | None:
+    """The first result of the op that gave `rstd`."""
+    rstd = backward_node.args[4]
+    while isinstance(rstd, Node) and _is_view(rstd):
+        rstd = rstd.args[0]
+    if not isinstance(rstd, Node) or rstd.target is not operator.getitem:
+        return None
+    forward_node = rstd.args[0]
+    assert isinstance(forward_node, Node)
+    # What runs again in a checkpointed region makes this output again in any case, as its layers' input.
+    if forward_node.target not in _norms() or "recompute" in forward_node.meta:
+        return None
+    return next((user for user in forward_node.users if user.target is operator.getitem and user.args[1] == 0), None)
+
+
+def _norms() -> tuple[Any, ...]:
+    return _liger.rms_norm_forward.default, _liger.add_rms_norm_forward.default
+
+
+def _is_view(node: Node) -> bool:
+    target = node.target
+    if target is _aten._unsafe_view.default:
+        return True
+    return isinstance(target, torch._ops.OpOverload) and target.is_view and isinstance(node.args[0], Node)
+
+
+def _from_tangents(graph: torch.fx.Graph) -> set[Node]:
+    """All nodes that depend on a tangent."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        is_tangent = node.op == "placeholder" and "tangents" in str(node.target)
+        if is_tangent or any(operand in found for operand in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+@dataclasses.dataclass
+class _Uses:
+    """Where the backward pass uses a value: nodes that read it, or one of its views in the forward pass."""
+
+    views: list[Node]
+    readers: list[Node]
+    is_kept: bool  # as an output of the graph
+
+
+def _uses_of(out: Node, backward: set[Node]) -> _Uses:
+    uses = _Uses([], [], False)
+    pending = [out]
+    while pending:
+        value = pending.pop()
+        for user in value.users:
+            if user.op == "output":
+                uses.is_kept = True
+            elif user in backward:
+                uses.readers.append(user)
+            elif _is_view(user):
+                uses.views.append(user)
+                pending.append(user)
+    return uses
+
+
+def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node]) -> bool:
+    uses = _uses_of(out, backward)
+    if uses.is_kept or not uses.readers or node not in backward:
+        return False
+    earlier = _with_descendants(uses.readers, before=node)
+    if any(operand in earlier for operand in node.all_input_nodes):
+        return False  # it needs what is computed from the output
+    again = _made_again(graph, node)
+    copies = _copied_views(graph, again, out, uses.views)
+    for reader in dict.fromkeys(uses.readers):
+        reader.args = torch.fx.map_arg(reader.args, lambda value: copies.get(value, value))
+        reader.kwargs = torch.fx.map_arg(reader.kwargs, lambda value: copies.get(value, value))
+    last = list(copies.values())[-1]
+    for moved in sorted(earlier, reverse=True):
+        last.append(moved)
+    for unused in [copy for copy in reversed(copies.values()) if not copy.users]:
+        graph.erase_node(unused)
+    return True
+
+
+def _with_descendants(nodes: Iterable[Node], before: Node) -> set[Node]:
+    """Those of the nodes, and of what is computed from them, that stand before another."""
+    found: set[Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node < before and node not in found:
+            found.add(node)
+            pending += node.users
+    return found
+
+
+def _made_again(graph: torch.fx.Graph, node: Node) -> Node:
+    """The output as a result of the backward op."""
+    node.kwargs = {**node.kwargs, "needs_out": True}
+    node.meta["val"] = _value(node)
+    index = len(node.meta["val"]) - 1
+    with graph.inserting_after(node):
+        return _with_meta(graph.call_function(operator.getitem, (node, index)), node)
+
+
+def _copied_views(graph: torch.fx.Graph, again: Node, out: Node, views: Iterable[Node]) -> dict[Node, Node]:
+    """`out` and its views, each with what takes its place in the backward pass."""
+    copies, last = {out: again}, again
+    for view in views:
+        with graph.inserting_after(last):
+            last = graph.node_copy(view, lambda value: copies.get(value, value))
+        copies[view] = _with_meta(last, again)
+    return copies
+
+
+def _with_meta(node: Node, like: Node) -> Node:
+    """The node, marked as a part of the backward pass like another, and with the value that it has while tracing."""
+    node.meta = {name: value for name, value in like.meta.items() if name not in ("val", "tensor_meta")}
+    node.meta["val"] = _value(node)
+    return node
+
+
+def _value(node: Node) -> Any:
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
+    fake_mode = torch._guards.detect_fake_mode(torch.utils._pytree.tree_leaves((args, kwargs)))
+    assert callable(node.target)
+    with fake_mode or contextlib.nullcontext():
+        return node.target(*args, **kwargs)

@@ -1,0 +1,163 @@
+"""What is kept between forward and backward of rewritten graphs, and that gradients do not change by it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch._functorch.config as functorch_config
+from torch import Tensor, nn
+
+import liger_compile
+from liger_compile import backend
+from liger_compile.tiny_models import tiny_batch, tiny_model
+
+HIDDEN, WIDTH, BATCH, SEQUENCE = 64, 112, 2, 16
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    liger_compile.reset()
+    # A compiled backward frees what was kept, unless it may run again.
+    with functorch_config.patch(donated_buffer=False):
+        yield
+
+
+@contextlib.contextmanager
+def kept_by(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of the tensors that are kept for the backward pass inside; parameters are not counted."""
+    shapes: dict[int, tuple[int, ...]] = {}
+    known = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    found: list[tuple[int, ...]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in known and address not in shapes:
+            shapes[address] = tuple(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
+    found += shapes.values()
+
+
+def elements(shapes: list[tuple[int, ...]], *sizes: int) -> int:
+    """How many tensors have this many elements."""
+    return sum(torch.Size(shape).numel() == torch.Size(sizes).numel() for shape in shapes)
+
+
+def compiled(module: Any, inner: str = "aot_eager", **keywords: Any) -> Any:
+    return torch.compile(module, backend="liger", options={"inner": inner, "strict": True}, **keywords)
+
+
+def without_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "keeping_less", contextlib.nullcontext)
+
+
+def gradients(model: nn.Module, loss_of: Callable[[], Tensor]) -> list[Tensor]:
+    model.zero_grad(set_to_none=True)
+    loss_of().backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("inner", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_llama_keeps_no_output_of_norms_and_gates(inner: str, dynamic: bool | None) -> None:
+    model = tiny_model("llama", torch.bfloat16, use_cache=False, num_hidden_layers=2, head_dim=48)
+    run, batch = compiled(model, inner, dynamic=dynamic), tiny_batch(model.config)
+    run(**batch)
+    with kept_by(model) as shapes:
+        loss = run(**batch).loss
+    assert elements(shapes, BATCH, SEQUENCE, WIDTH) == 2 * 2  # gates and ups
+    # Two residual streams a layer, and the embedding; the gradient of the last hidden states.
+    assert elements(shapes, BATCH, SEQUENCE, HIDDEN) == 2 * 2 + 1 + 1
+    loss.backward()
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma2", "olmo2", "qwen3"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_the_same_bits(family: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family, torch.bfloat16, use_cache=False)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    batch = tiny_batch(model.config)
+    ours = gradients(model, lambda: compiled(model)(**batch).loss)
+    torch._dynamo.reset()
+    without_pass(monkeypatch)
+    plain = gradients(model, lambda: compiled(model)(**batch).loss)
+    assert len(ours) == len(plain) > 0
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+class Gated(nn.Module):
+    """A GLU whose output is read as `read` says."""
+
+    def __init__(self, read: Callable[[Tensor, nn.Linear], Any], *, trains_gates: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.up = (nn.Linear(HIDDEN, WIDTH, bias=False).requires_grad_(trains_gates) for _ in range(2))
+        self.down = nn.Linear(WIDTH, HIDDEN, bias=False)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Any:
+        product = nn.functional.silu(self.gate(x)) * self.up(x)
+        return self.read(product, self.down)
+
+
+READS: dict[str, tuple[Callable[[Tensor, nn.Linear], Any], int, int]] = {
+    # name: (read, how many [tokens, width] tensors are kept, and without the pass)
+    "linear": (lambda y, down: down(y).sum(), 2, 3),
+    "views": (lambda y, down: down(y.unflatten(1, (2, -1))).square().sum(), 2, 3),
+    "two readers": (lambda y, down: (down(y) + down(y * 2)).square().sum(), 3, 4),
+    "returned": (lambda y, down: (down(y).sum(), y), 3, 3),
+    "its own gradient reads it": (lambda y, down: down(y * y.detach()).sum(), 4, 4),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_is_kept_of_a_gate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, *counts = READS[name]
+    module = Gated(read)
+    x = torch.randn(BATCH, SEQUENCE, HIDDEN, generator=torch.Generator().manual_seed(1))
+
+    def loss_of() -> Tensor:
+        result = compiled(module)(x)
+        return result[0] + result[1].square().sum() if isinstance(result, tuple) else result
+
+    def measured() -> tuple[list[Tensor], int]:
+        result = gradients(module, loss_of)
+        with kept_by(module) as shapes:
+            loss_of()
+        return result, elements(shapes, BATCH, SEQUENCE, WIDTH)
+
+    ours, kept = measured()
+    torch._dynamo.reset()
+    without_pass(monkeypatch)
+    plain, more = measured()
+    assert (kept, more) == tuple(counts)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+def test_frozen_gates_keep_the_output() -> None:
+    module = Gated(READS["linear"][0], trains_gates=False)
+    loss = compiled(module)(torch.randn(BATCH, SEQUENCE, HIDDEN))
+    loss.backward()
+    assert module.down.weight.grad is not None
+
+
+def test_a_pass_of_the_user_runs_too() -> None:
+    seen: list[torch.fx.GraphModule] = []
+
+    def users_pass(gm: torch.fx.GraphModule, inputs: Any) -> torch.fx.GraphModule:
+        seen.append(gm)
+        return gm
+
+    with functorch_config.patch(joint_custom_pass=users_pass):
+        compiled(Gated(READS["linear"][0]))(torch.randn(BATCH, SEQUENCE, HIDDEN)).backward()
+        assert functorch_config.joint_custom_pass is users_pass
+    assert len(seen) == 1
+    seen[0].graph.lint()
