@@ -83,11 +83,7 @@ ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Ne
   const ScalesBuffer scales = compute_scales(problem.op, problem.classes, problem.options, scope,
                                              static_cast<float*>(grad_scale.mutable_data_ptr()));
   RowResults results(problem);
-  // On a GPU the gradient of the weight stays float32, and the backward pass rounds it as it multiplies. On the CPU one
-  // more pass over it costs more than a rounding is worth.
-  const TorchDtype weight_dtype = kIsCpu ? problem.torch_dtype() : TorchDtype::Float;
-  const bool is_one_chunk = problem.tokens > 0 && problem.chunk_rows(chunk_rows) == problem.tokens;
-  Gradients gradients(problem, needs, is_one_chunk ? weight_dtype : TorchDtype::Float);
+  Gradients gradients(problem, needs, problem.chunk_rows(chunk_rows));
   for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
     if (!needs.any()) return forward_rows(problem, logits, first, false, results, scope);
     fused_rows(problem, logits, first, scales, results, scope);
@@ -95,7 +91,7 @@ ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Ne
   });
   Tensor loss = reduce_rows(problem.op, results.row_loss, results.lse, problem.target_shape, problem.options, out_dtype,
                             scales, scope);
-  return {loss, results.lse, gradients.hidden, as_dtype(gradients.weight, weight_dtype), gradients.bias, grad_scale};
+  return {loss, results.lse, gradients.hidden, gradients.weight, gradients.bias, grad_scale};
 }
 
 ForwardResult linear_cross_entropy_forward(const Tensor& hidden_states, const Tensor& weight, const Tensor& target,
@@ -243,10 +239,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const NoGrad no_grad;
   const Upstream upstream = make_upstream(problem, grad_loss, grad_logits, logits, lse);
   const std::int64_t rows = problem.chunk_rows(chunk_rows);
-  const TorchDtype dtype = problem.torch_dtype();
-  Gradients gradients(problem, needs, rows == problem.tokens ? dtype : TorchDtype::Float);
+  Gradients gradients(problem, needs, rows);
   if (needs.any() && problem.tokens > 0) add_gradients(problem, upstream, rows, gradients, scope);
-  return {gradients.hidden, as_dtype(gradients.weight, dtype), as_dtype(gradients.bias, dtype)};
+  return {gradients.hidden, gradients.weight, as_dtype(gradients.bias, problem.torch_dtype())};
 }
 
 }  // namespace

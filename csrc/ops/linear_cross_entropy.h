@@ -8,6 +8,7 @@
 
 #include "ops/cross_entropy.h"
 #include "ops/matmul.h"
+#include "ops/wide_sum.h"
 
 namespace liger::ops {
 
@@ -137,10 +138,13 @@ struct Needs {
 // What the chunks' gradients of the logits add up to.
 class Gradients {
  public:
-  Gradients(const Problem& problem, const Needs& needs, TorchDtype weight_dtype) : problem_(problem), needs_(needs) {
+  // chunk_rows: of all chunks but the last.
+  Gradients(const Problem& problem, const Needs& needs, std::int64_t chunk_rows) : problem_(problem), needs_(needs) {
     const Shape weight_shape{problem.vocab, problem.hidden_size};
+    const bool sums_weight = needs.weight && chunk_rows < problem.tokens;
     hidden = new_empty(problem.hidden, needs.hidden ? problem.hidden_shape : Shape{0});
-    weight = make(needs.weight, weight_shape, weight_dtype);
+    weight = make(needs.weight && !sums_weight, weight_shape, problem.torch_dtype());
+    if (sums_weight) weight_sum_.emplace(problem.hidden, problem.vocab, problem.hidden_size, problem.torch_dtype());
     bias = make(needs.bias, {problem.vocab}, TorchDtype::Float);
     if (needs.hidden) hidden_rows_ = as_matrix(hidden, problem.tokens, problem.hidden_size);
   }
@@ -152,11 +156,11 @@ class Gradients {
       Tensor out = rows_of(*hidden_rows_, first_row, rows);
       matmul_out(grad_logits, problem_.weight, out);
     }
-    if (needs_.weight) add_weight(grad_logits, rows_of(problem_.hidden, first_row, rows), first_row > 0);
+    if (needs_.weight) add_weight(grad_logits, rows_of(problem_.hidden, first_row, rows), first_row);
     if (needs_.bias) add_bias(grad_logits, first_row > 0, scope);
   }
 
-  Tensor hidden;
+  Tensor hidden;  // these two in the problem's dtype; weight once all chunks are added
   Tensor weight;
   Tensor bias;  // float32
 
@@ -166,12 +170,10 @@ class Gradients {
     return problem_.tokens == 0 ? new_zeros(problem_.hidden, shape, dtype) : new_empty(problem_.hidden, shape, dtype);
   }
 
-  void add_weight(const Tensor& grad_logits, const Tensor& hidden_rows, bool accumulate) {
-    if (weight.numel() == 0) return;
-    const bool is_only_chunk = grad_logits.size(0) == problem_.tokens;
-    if (is_only_chunk && weight.scalar_type() == problem_.torch_dtype())
-      return matmul_out(transposed(grad_logits), hidden_rows, weight);
-    add_transposed_matmul(weight, grad_logits, hidden_rows, accumulate);
+  void add_weight(const Tensor& grad_logits, const Tensor& hidden_rows, std::int64_t first_row) {
+    if (!weight_sum_) return matmul_out(transposed(grad_logits), hidden_rows, weight);
+    weight_sum_->add(grad_logits, hidden_rows, first_row > 0);
+    if (first_row + grad_logits.size(0) == problem_.tokens) weight = weight_sum_->finish();
   }
 
   void add_bias(const Tensor& grad_logits, bool accumulate, const DeviceScope& scope) {
@@ -189,6 +191,7 @@ class Gradients {
   const Problem& problem_;
   Needs needs_;
   std::optional<Tensor> hidden_rows_;
+  std::optional<WideSum> weight_sum_;
 };
 
 }  // namespace liger::ops

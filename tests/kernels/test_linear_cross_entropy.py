@@ -172,6 +172,19 @@ def test_weight_gradient_is_accumulated_in_float32(device: str) -> None:
     torch.testing.assert_close(result[3][1].float(), expected, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("vocab", [33, 200, 5001])
+def test_weight_gradient_of_chunks_is_that_of_one(device: str, dtype: torch.dtype, vocab: int) -> None:
+    """The sum of chunks is narrowed in steps, each twice as long as the last; the largest vocabulary needs several."""
+    inputs = _inputs((20,), 1030, vocab, dtype, device)(torch.Generator().manual_seed(0))
+    one, chunked = (
+        liger.linear_cross_entropy_forward(**inputs, needs_grad_weight=True, chunk_rows=rows)[3] for rows in (20, 7)
+    )
+    assert one.dtype == chunked.dtype == dtype
+    smallest = float(one.abs().max()) * 2**-8
+    torch.testing.assert_close(chunked, one, rtol=2 * torch.finfo(dtype).eps, atol=smallest)
+
+
 def test_small_float16_gradients_survive(device: str) -> None:
     """Divided by the number of tokens in float16, the gradients of unlikely classes would be zero."""
     generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,8 @@ hidden_states: [..., H]. weight: [V, H]. bias: [V] or None. All of one dtype: fl
 int64 or int32 with one element per token, of any shape.
 
 Where gradients are wanted and the loss is a single value, the forward pass computes them chunk by chunk for an upstream
-gradient of 1, and the backward pass multiplies. The gradient of the weight is accumulated in float32 and rounded once.
+gradient of 1, and the backward pass multiplies; both round to the dtype of the arguments. The gradient of the weight is
+accumulated in float32, in the memory that its rounded form needs and as much again.
 With reduction "none" the backward pass makes the logits again, and folds the upstream gradient of each token in.
 
 `liger::linear_cross_entropy_with_logits` also returns the logits, after bias, scale and softcap: [..., V] in the dtype
@@ -194,7 +195,7 @@ def _fake_forward(
         loss_like(hidden_states, target, reduction, out_dtype),
         _lse_like(hidden_states),
         _gradient_like(hidden_states, needs_grad_hidden_states, hidden_states, hidden_states.dtype),
-        _gradient_like(weight, needs_grad_weight, hidden_states, weight.dtype if weight.is_cpu else torch.float32),
+        _gradient_like(weight, needs_grad_weight, hidden_states, weight.dtype),
         _gradient_like(bias, needs_grad_bias, hidden_states, torch.float32),
         hidden_states.new_empty((), dtype=torch.float32),
     )
