@@ -1,17 +1,17 @@
 """Launches every GPU kernel once or more, forward and backward, with sizes that take each path: for compute-sanitizer.
 
 With --no-half-products the ops that multiply matrices run in float32 only: racecheck fails inside cuBLAS's kernels for
-bfloat16 and float16.
+bfloat16 and float16. With --dtypes and names, with commas, these only and in this order.
 """
 
+import argparse
 import itertools
-import sys
+from functools import partial
 
 import torch
 
 import liger_compile.ops  # noqa: F401
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ops = torch.ops.liger
 
 
@@ -29,6 +29,10 @@ def norms(dtype: torch.dtype) -> None:
         backward(ops.rms_norm(x, weight[0].detach().requires_grad_(), 1e-6, round_before_weight=True))
         backward(*ops.add_rms_norm(x, residual, weight[0].detach().requires_grad_(), 1e-6, weight_offset=1.0))
         backward(ops.rms_norm(x, None, 1e-6))
+        values, plain_weight = x.detach(), weight[0].detach()
+        rstd = ops.rms_norm_forward(values, plain_weight, 1e-6)[1]
+        options = {"weight_offset": 0.0, "round_before_weight": True, "needs_weight_grad": True, "needs_out": True}
+        ops.rms_norm_backward(values, values, values, plain_weight, rstd, **options)
 
 
 def rotations(dtype: torch.dtype) -> None:
@@ -44,15 +48,17 @@ def gates(dtype: torch.dtype) -> None:
     for width, activation in itertools.product((7, 112, 4096), ("silu", "gelu", "gelu_tanh")):
         backward(ops.glu(*(tensor(5, width, dtype=dtype) for _ in range(2)), activation=activation))
         backward(ops.glu_packed(tensor(5, 2 * width, dtype=dtype), activation=activation))
+        gradient, gate, up = (tensor(5, width, dtype=dtype).detach() for _ in range(3))
+        ops.glu_backward(gradient, gate, up, activation=activation, needs_out=True)
 
 
-def losses(dtype: torch.dtype) -> None:
+def losses(dtype: torch.dtype, *, with_products: bool = True) -> None:
     options = {"label_smoothing": 0.1, "softcap": 5.0, "z_loss": 1e-3}
     for vocab, reduction, extra in itertools.product((33, 1000, 20011), ("mean", "none"), ({}, options)):
         target = torch.randint(0, vocab, (13,), device="cuda")
         target[3] = -100
         backward(ops.cross_entropy(tensor(13, vocab, dtype=dtype), target, reduction=reduction, **extra))
-        if dtype != torch.float32 and "--no-half-products" in sys.argv:
+        if not with_products:
             continue
         hidden, weight, bias = (tensor(*shape, dtype=dtype) for shape in ((13, 64), (vocab, 64), (vocab,)))
         backward(ops.linear_cross_entropy(hidden, weight, target, bias, reduction=reduction, **extra))
@@ -60,11 +66,16 @@ def losses(dtype: torch.dtype) -> None:
 
 
 def main() -> None:
-    for dtype in DTYPES:
-        for exercise in (norms, rotations, gates, losses):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--no-half-products", action="store_true")
+    parser.add_argument("--dtypes", default="float32,bfloat16,float16")
+    arguments = parser.parse_args()
+    for dtype in (getattr(torch, name) for name in arguments.dtypes.split(",")):
+        with_products = dtype == torch.float32 or not arguments.no_half_products
+        for exercise in (partial(losses, with_products=with_products), norms, rotations, gates):
             exercise(dtype)
             torch.cuda.synchronize()
-            print(exercise.__name__, dtype, "done", flush=True)
+            print(getattr(exercise, "func", exercise).__name__, dtype, "done", flush=True)
 
 
 if __name__ == "__main__":

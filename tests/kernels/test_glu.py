@@ -124,7 +124,9 @@ def test_layouts_change_no_value(device: str, layout: str, dtype: torch.dtype, a
         wanted = ops.glu_backward(plain[2], *plain[:2], activation=activation)
         assert all(torch.equal(grad, want) for grad, want in zip(grads, wanted, strict=True))
         again = ops.glu_backward(inputs[2], *inputs[:2], activation=activation, needs_out=True)
-        assert all(torch.equal(grad, want) for grad, want in zip(again, (*wanted[:2], out), strict=True))
+        assert all(map(torch.equal, again[:2], wanted[:2]))
+        tolerance = 2**-23 if dtype == torch.float32 else 0.0  # of one rounding, between two kernels on a GPU
+        torch.testing.assert_close(again[2], out, rtol=tolerance, atol=0.0)
         assert again[2].is_contiguous()
 
 

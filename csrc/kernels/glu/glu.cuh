@@ -44,6 +44,7 @@ __device__ inline Packed<T, kVec> glu_read(const T* address) {
   return load_streaming(reinterpret_cast<const Packed<T, kVec>*>(address));
 }
 
+// What is fused is said: left to the compiler, the forward and the backward kernel may round a value differently.
 struct Activated {
   float value;
   float slope;
@@ -69,7 +70,7 @@ __device__ inline Activated sigmoid_gated(float x, float z, float z_slope) {
   const float e = glu_exp<T>(-fabsf(z));
   const float rest = glu_divide<T>(e, 1.0f + e);
   const float most = 1.0f - rest;
-  const float value = rest > 0.0f ? x - x * rest : x;  // x may be infinite
+  const float value = rest > 0.0f ? fmaf(-x, rest, x) : x;  // x may be infinite
   return {z < 0.0f ? x * rest : value, (z < 0.0f ? rest : most) + x * (z_slope * (rest * most))};
 }
 
@@ -79,8 +80,9 @@ __device__ inline Activated activated(float x) {
     const float cdf = 0.5f + 0.5f * erff(x * kSqrtHalf);
     return {x * cdf, cdf + x * (kInverseSqrtTwoPi * glu_exp<T>(-0.5f * x * x))};
   } else if constexpr (kActivation == Activation::gelu_tanh) {
-    const float cubic = kGeluCubic * x * x;
-    return sigmoid_gated<T>(x, kTwoSqrtTwoOverPi * x * (1.0f + cubic), kTwoSqrtTwoOverPi * (1.0f + 3.0f * cubic));
+    const float cubic = kGeluCubic * x;  // without its last factor, which is fused with the sum
+    return sigmoid_gated<T>(x, kTwoSqrtTwoOverPi * x * fmaf(cubic, x, 1.0f),
+                            kTwoSqrtTwoOverPi * fmaf(3.0f * cubic, x, 1.0f));
   } else {
     return sigmoid_gated<T>(x, x, 1.0f);
   }

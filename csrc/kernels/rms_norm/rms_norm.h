@@ -34,7 +34,7 @@ struct RmsNormArgs {
 
 // With m = grad_out * (weight_offset + weight):
 //   grad_hidden = rstd * m - rstd^3 / width * <m, x> * x (+ grad_sum);  grad_weight = sum over rows of grad_out * u
-// and `out` of the forward pass again: bit for bit, but for the CPU's float32, where rstd is more exact there.
+// and `out` of the forward pass again: in half types bit for bit. (On the CPU float32 there uses a more exact rstd.)
 struct RmsNormBackwardArgs {
   const void* grad_out;       // [rows, width] in out_dtype
   const void* grad_sum;       // [rows, width] in hidden_dtype, or null
