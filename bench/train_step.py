@@ -156,10 +156,14 @@ def counts(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"counts": dict(report.counts), "report": str(report)}
 
 
-def run_variant(variant: str, arguments: list[str]) -> dict[str, Any]:
-    """Measure one variant in a new process with an empty compiler cache; its result, or the error it ended with."""
+def run_in_process(script: str, variant: str, arguments: list[str]) -> dict[str, Any]:
+    """Measure one variant by a benchmark's `--one`, in a new process with an empty compiler cache.
+
+    Returns:
+        What it writes to its `--json`, or {"error": ...} where it fails.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".json") as file, tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, __file__, *arguments, "--one", variant, "--json", file.name]
+        command = [sys.executable, script, *arguments, "--one", variant, "--json", file.name]
         # Without the opt-in, which would make torch.compile ours.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LIGER_COMPILE")}
         environment["TORCHINDUCTOR_CACHE_DIR"] = cache
@@ -186,7 +190,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(measure(arguments)))
         return
     names = [name for name in arguments.variants.split(",") if name]
-    results = {name: run_variant(name, sys.argv[1:]) for name in names}
+    results = {name: run_in_process(__file__, name, sys.argv[1:]) for name in names}
     shape = (
         f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, "
         f"compiled {arguments.compiled}, attention_mask {arguments.mask}"
