@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.utils import _disable_saved_tensors_hooks_during_tracing
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
@@ -94,7 +95,8 @@ class Evaluator:
 
 
 def _as_written(function: Any, args: Any, kwargs: dict[str, Any], region: Region) -> Any:
-    with region.entered():
+    # The hooks that a user has set for saved tensors are for real ones.
+    with _disable_saved_tensors_hooks_during_tracing(), region.entered():
         return function(*args, **kwargs)
 
 

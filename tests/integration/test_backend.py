@@ -46,6 +46,51 @@ def test_loss_and_gradients(inner: str) -> None:
         torch.testing.assert_close(actual.grad, expected.grad)
 
 
+def test_first_call_under_hooks_for_saved_tensors() -> None:
+    """They are for tensors with memory: what is evaluated while planning has none."""
+    model = tiny_model("llama", use_cache=False)
+    compiled = torch.compile(model, backend="liger", options={"inner": "aot_eager", "strict": True})
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        assert tensor.untyped_storage().data_ptr() >= 0
+        return tensor
+
+    with (
+        liger_compile.expect_rewrites(attention_mask=2, glu=2, rms_norm=5, rope=2, linear_cross_entropy=1),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
+        compiled(**tiny_batch(model.config)).loss.backward()
+
+
+class Heads(torch.nn.Module):
+    """Several heads on one hidden state, each for a token further ahead; the first is frozen."""
+
+    def __init__(self, count: int = 3) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(128, 32)
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(32, 128, bias=False) for _ in range(count))
+        self.heads[0].requires_grad_(False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden_states, total = self.embedding(ids).square(), torch.zeros(())
+        for ahead, head in enumerate(self.heads, 1):
+            logits = head(hidden_states)[:, :-ahead].reshape(-1, 128)
+            total = total + 0.8**ahead * torch.nn.functional.cross_entropy(logits.float(), ids[:, ahead:].reshape(-1))
+        return total
+
+
+def test_several_heads_on_one_hidden_state() -> None:
+    torch.manual_seed(0)
+    eager = Heads()
+    model, ids = copy.deepcopy(eager), torch.randint(0, 128, (2, 16))
+    compiled = torch.compile(model, backend="liger", options={"inner": "aot_eager", "strict": True})
+    with liger_compile.expect_rewrites(linear_cross_entropy=3):
+        compiled(ids).backward()
+    eager(ids).backward()
+    for expected, actual in zip(eager.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad)
+
+
 def test_modes_and_inductor_options_reach_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
     received = handed_on(monkeypatch)
     torch.compile(block(), backend="liger", mode="max-autotune")(batch())
