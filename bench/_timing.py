@@ -6,6 +6,8 @@ gives the host time to queue the call, so that launch overhead shows only where 
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -113,6 +115,15 @@ def machine(device: torch.device | str) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
+
+
+def write_results(arguments: argparse.Namespace, environment: dict[str, str], results: Any) -> None:
+    """To the benchmark's `--json`: where it ran, its options and what it measured."""
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    options = {name: str(value) for name, value in vars(arguments).items()}
+    arguments.json.write_text(
+        json.dumps({"environment": environment, "options": options, "results": results}, indent=1)
+    )
 
 
 def format_table(rows: list[list[str]]) -> str:

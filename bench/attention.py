@@ -9,7 +9,6 @@ Both compile what transformers' models are traced to: a boolean mask for every q
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from _timing import Call, Timing, compare, format_table, machine
+from _timing import Call, Timing, compare, format_table, machine, write_results
 
 MASKS = ("causal", "window", "chunks", "padding", "documents")
 
@@ -130,9 +129,7 @@ def main() -> None:
     shape = f"{arguments.heads} / {arguments.key_heads} heads of {arguments.head_dim}"
     print(f"\n{arguments.mask}, {arguments.dtype}, {arguments.tokens} tokens, {shape}; {where['device']}\n")
     print(format_table(table))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: str(value) for key, value in vars(arguments).items()}
-    arguments.json.write_text(json.dumps({"environment": where, "options": options, "results": results}, indent=1))
+    write_results(arguments, where, results)
 
 
 if __name__ == "__main__":

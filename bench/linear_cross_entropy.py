@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from _timing import Call, Timing, compare, format_table, machine
+from _timing import Call, Timing, compare, format_table, machine, write_results
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -211,8 +210,7 @@ def main() -> None:
             everything[f"{rows}x{hidden}x{size.vocab}"] = {
                 name: result if isinstance(result, str) else asdict(result) for name, result in results.items()
             }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"environment": where, "results": everything}, indent=1))
+    write_results(arguments, where, everything)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from _timing import format_table, machine
+from _timing import format_table, machine, write_results
 from train_step import SHAPES, build_model, run_in_process
 
 VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
@@ -114,9 +114,7 @@ def main() -> None:
     print(f"\n{arguments.shape}, batch 1, {arguments.dtype}, checkpointing, AdamW; {where['device']}\n")
     rows = [[name, str(result.get("longest", result.get("error")))] for name, result in results.items()]
     print(format_table([["", "longest sequence"], *rows]))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: str(value) for key, value in vars(arguments).items()}
-    arguments.json.write_text(json.dumps({"environment": where, "options": options, "results": results}, indent=1))
+    write_results(arguments, where, results)
 
 
 if __name__ == "__main__":

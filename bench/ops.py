@@ -9,7 +9,6 @@ and every output written once. The three are timed in turns, over cold caches.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 import torch._functorch.config as functorch_config
 
 from _op_cases import Case, cases
-from _timing import Call, Timing, compare, copy_bandwidth, format_table, machine
+from _timing import Call, Timing, compare, copy_bandwidth, format_table, machine, write_results
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,8 +85,7 @@ def main() -> None:
         print(case.name, flush=True)
     where = {**machine(arguments.device), "copy": f"{bandwidth / 1e9:.0f} GB/s", "dtype": str(dtype)}
     print(f"\n{where}, {num_rows} rows\n\n{format_table(table)}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"environment": where, "results": results}, indent=1))
+    write_results(arguments, where, results)
 
 
 if __name__ == "__main__":

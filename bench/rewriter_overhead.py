@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch.fx._lazy_graph_module import _make_graph_module, _use_lazy_graph_module
 
-from _timing import format_table, timing_of
+from _timing import format_table, machine, timing_of, write_results
 from liger_compile import _rewriter
 from liger_compile.rewriting import Settings, rewrite_module
 from liger_compile.tiny_models import tiny_batch, tiny_model
@@ -75,8 +74,7 @@ def main() -> None:
         for name, timing in result["timings"].items():
             rows.append([name, *(f"{timing[key]:.2f} ms" for key in ("median", "low", "high"))])
         print(format_table(rows))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(results, indent=1))
+    write_results(arguments, machine("cpu"), results)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from _timing import Timing, format_table, machine, timing_of
+from _timing import Timing, format_table, machine, timing_of, write_results
 
 VARIANTS = ("eager", "torch.compile", "ours")
 MASKS = ("none", "ones", "left", "right")
@@ -202,9 +202,7 @@ def main() -> None:
     for name, result in results.items():
         if "counts" in result:
             print(f"\n{name}: {result['counts']}, loss {result['loss']:.4f}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    options = {key: str(value) for key, value in vars(arguments).items()}
-    arguments.json.write_text(json.dumps({"environment": where, "options": options, "results": results}, indent=1))
+    write_results(arguments, where, results)
     if any("error" in result for result in results.values()):
         sys.exit(1)
 
