@@ -122,8 +122,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     batch = build_batch(model.config.vocab_size, arguments)
     weights = torch.cuda.memory_allocated() if cuda else 0
 
+    forward_peak: int | None = None
+
     def step() -> float:
+        nonlocal forward_peak
         loss = step_loss(**batch)
+        if cuda and forward_peak is None:
+            forward_peak = torch.cuda.max_memory_allocated() - weights
         loss.backward()
         model.zero_grad(set_to_none=True)
         return loss.item()
@@ -133,8 +138,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     first = time.perf_counter() - begin
     for _ in range(arguments.warmup - 1):
         step()
-    if cuda:
+    if cuda:  # compilation may take more than a step
         torch.cuda.reset_peak_memory_stats()
+        forward_peak = None
     milliseconds: list[float] = []
     for _ in range(arguments.steps):
         begin = time.perf_counter()
@@ -142,7 +148,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         milliseconds.append((time.perf_counter() - begin) * 1e3)
     timing = timing_of(milliseconds)
     peak = torch.cuda.max_memory_allocated() - weights if cuda else None
-    result = {"timing": vars(timing), "peak_bytes": peak, "first_step_seconds": first, "loss": loss}
+    result = {
+        "timing": vars(timing),
+        "peak_bytes": peak,
+        "forward_peak_bytes": forward_peak,
+        "first_step_seconds": first,
+        "loss": loss,
+    }
     return {**result, **counts(arguments)}
 
 
