@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +43,7 @@ def liger(
         from torch._dynamo.backends.registry import lookup_backend
 
         inner = lookup_backend(parsed.inner)
-        return _compiled(gm, example_inputs, parsed, functools.partial(_registered, inner))
+        return _compiled(gm, example_inputs, parsed, lambda graph, inputs, _: inner(graph, list(inputs)))
     wrapper = torch._TorchCompileInductorWrapper(parsed.mode, dict(parsed.inductor), None)
     return _compiled(gm, example_inputs, parsed, functools.partial(_inductor, wrapper))
 
@@ -62,16 +61,21 @@ def _compiled(
 ) -> Callable[..., Any]:
     """Rewrite and compile; `inner` is told whether anything was rewritten."""
     settings = Settings(options.rewrite, options.disable, options.strict, options.inner, logits=options.logits)
+
+    def compile_rewritten(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        with keeping_less(strict=options.strict):
+            return inner(graph, inputs, True)
+
     rewriting = Rewriting(gm, settings)
     asked = _asked(gm, example_inputs, rewriting, strict=options.strict)
     if asked is None and not rewriting.leaves_logits:
         report = rewriting.apply()
         _keep(report, options)
-        return inner(gm, example_inputs, bool(report.rewrites))
+        return compile_rewritten(gm, example_inputs) if report.rewrites else inner(gm, example_inputs, False)
     question, holds = asked or (None, True)
-    variants = Variants(copied(gm), question, settings, lambda graph, inputs: inner(graph, inputs, True))
+    variants = Variants(copied(gm), question, settings, compile_rewritten)
     _keep(rewriting.apply(conditions_hold=holds), options)
-    variants.add(holds, inner(gm, example_inputs, True), rewriting.on_demand, example_inputs)
+    variants.add(holds, compile_rewritten(gm, example_inputs), rewriting.on_demand, example_inputs)
     return variants
 
 
@@ -98,22 +102,13 @@ def _keep(report: Report, options: Options) -> None:
     reporting.add(report, options.report)
 
 
-def _registered(
-    inner: Callable[..., Any], gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool
-) -> Any:
-    with keeping_less() if is_rewritten else contextlib.nullcontext():
-        return inner(gm, list(example_inputs))
-
-
 def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:
     # Without a rewrite the graph shares plain Inductor's cache entries, and compiles to the same code.
-    if not is_rewritten:
-        return environment.inductor_call()(wrapper, gm, example_inputs)
-    from liger_compile.cache_tag import tagged
-    from liger_compile.fallbacks import register_fallbacks
+    if is_rewritten:
+        from liger_compile.cache_tag import tagged
+        from liger_compile.fallbacks import register_fallbacks
 
-    register_fallbacks()
-    wrapper = copy.copy(wrapper)
-    wrapper.config = tagged(wrapper.config)
-    with keeping_less():
-        return environment.inductor_call()(wrapper, gm, example_inputs)
+        register_fallbacks()
+        wrapper = copy.copy(wrapper)
+        wrapper.config = tagged(wrapper.config)
+    return environment.inductor_call()(wrapper, gm, example_inputs)

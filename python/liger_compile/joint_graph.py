@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ _aten, _liger = torch.ops.aten, torch.ops.liger
 
 
 @contextlib.contextmanager
-def keeping_less() -> Iterator[None]:
+def keeping_less(*, strict: bool = False) -> Iterator[None]:
     """Graphs that AOTAutograd partitions inside give outputs again; a pass that the user has set runs first."""
     from torch._functorch import config
 
@@ -31,19 +32,20 @@ def keeping_less() -> Iterator[None]:
 
     def joint_pass(gm: torch.fx.GraphModule, inputs: Any) -> torch.fx.GraphModule:
         gm = gm if users_pass is None else users_pass(gm, inputs)
-        give_outputs_again(gm)
+        give_outputs_again(gm, strict=strict)
         return gm
 
     with config.patch(joint_custom_pass=joint_pass):
         yield
 
 
-def give_outputs_again(gm: torch.fx.GraphModule) -> int:
+def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> int:
     """Let backward ops of ours give outputs of their forward ops that would be kept for them. Changes the graph.
 
     Args:
         gm: a joint graph, whose gradients depend on placeholders named "tangents...", and whose nodes carry
             `meta["val"]`.
+        strict: raise what fails; else an output for which something fails is kept, and a warning says so.
 
     Returns:
         How many outputs are not kept any more.
@@ -55,9 +57,14 @@ def give_outputs_again(gm: torch.fx.GraphModule) -> int:
     backward = _from_tangents(graph)
     count = 0
     for node in candidates:
-        out = _outputs()[node.target](node)
-        if out is not None and _give_again(graph, node, out, backward):
-            count += 1
+        try:
+            out = _outputs()[node.target](node)
+            count += out is not None and _give_again(graph, node, out, backward)
+        except Exception as error:
+            if strict:
+                raise
+            text = f"liger-compile: an output is kept for the backward pass, since {type(error).__name__}: {error}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
     if count:
         gm.recompile()
     return count
@@ -152,8 +159,14 @@ def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node
     earlier = _with_descendants(uses.readers, before=node)
     if any(operand in earlier for operand in node.all_input_nodes):
         return False  # it needs what is computed from the output
-    again = _made_again(graph, node)
-    copies = _copied_views(graph, again, out, uses.views)
+    kwargs = {**node.kwargs, "needs_out": True}
+    results = _evaluated(node, kwargs, {})
+    values = {out: results[-1]}
+    for view in uses.views:
+        values[view] = _evaluated(view, view.kwargs, values)
+    # Nothing was changed so far, and nothing below raises.
+    node.kwargs, node.meta["val"] = kwargs, results
+    copies = _copies(graph, node, out, values)
     for reader in dict.fromkeys(uses.readers):
         reader.args = torch.fx.map_arg(reader.args, lambda value: copies.get(value, value))
         reader.kwargs = torch.fx.map_arg(reader.kwargs, lambda value: copies.get(value, value))
@@ -177,34 +190,30 @@ def _with_descendants(nodes: Iterable[Node], before: Node) -> set[Node]:
     return found
 
 
-def _made_again(graph: torch.fx.Graph, node: Node) -> Node:
-    """The output as a result of the backward op."""
-    node.kwargs = {**node.kwargs, "needs_out": True}
-    node.meta["val"] = _value(node)
-    index = len(node.meta["val"]) - 1
-    with graph.inserting_after(node):
-        return _with_meta(graph.call_function(operator.getitem, (node, index)), node)
-
-
-def _copied_views(graph: torch.fx.Graph, again: Node, out: Node, views: Iterable[Node]) -> dict[Node, Node]:
-    """`out` and its views, each with what takes its place in the backward pass."""
-    copies, last = {out: again}, again
-    for view in views:
+def _copies(graph: torch.fx.Graph, node: Node, out: Node, values: dict[Node, Any]) -> dict[Node, Node]:
+    """`out` and its views, each with what takes its place in the backward pass and has the given value."""
+    copies: dict[Node, Node] = {}
+    last = node
+    for old, value in values.items():
         with graph.inserting_after(last):
-            last = graph.node_copy(view, lambda value: copies.get(value, value))
-        copies[view] = _with_meta(last, again)
+            if old is out:
+                last = graph.call_function(operator.getitem, (node, len(node.meta["val"]) - 1))
+            else:
+                last = graph.node_copy(old, lambda operand: copies.get(operand, operand))
+        # Marked as a part of the backward pass, like the op.
+        last.meta = {name: item for name, item in node.meta.items() if name not in ("val", "tensor_meta")}
+        last.meta["val"] = value
+        copies[old] = last
     return copies
 
 
-def _with_meta(node: Node, like: Node) -> Node:
-    """The node, marked as a part of the backward pass like another, and with the value that it has while tracing."""
-    node.meta = {name: value for name, value in like.meta.items() if name not in ("val", "tensor_meta")}
-    node.meta["val"] = _value(node)
-    return node
+def _evaluated(node: Node, kwargs: dict[str, Any], values: dict[Node, Any]) -> Any:
+    """What a node gives while tracing, with other keywords, and where some of its operands have other values."""
 
+    def value_of(operand: Node) -> Any:
+        return values[operand] if operand in values else operand.meta["val"]
 
-def _value(node: Node) -> Any:
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
+    args, kwargs = torch.fx.map_arg((node.args, kwargs), value_of)
     fake_mode = torch._guards.detect_fake_mode(torch.utils._pytree.tree_leaves((args, kwargs)))
     assert callable(node.target)
     with fake_mode or contextlib.nullcontext():

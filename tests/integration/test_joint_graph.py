@@ -12,7 +12,7 @@ import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 import liger_compile
-from liger_compile import backend
+from liger_compile import backend, joint_graph
 from liger_compile.tiny_models import tiny_batch, tiny_model
 
 HIDDEN, WIDTH, BATCH, SEQUENCE = 64, 112, 2, 16
@@ -55,7 +55,7 @@ def compiled(module: Any, inner: str = "aot_eager", **keywords: Any) -> Any:
 
 
 def without_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "keeping_less", contextlib.nullcontext)
+    monkeypatch.setattr(backend, "keeping_less", lambda strict: contextlib.nullcontext())
 
 
 def gradients(model: nn.Module, loss_of: Callable[[], Tensor]) -> list[Tensor]:
@@ -147,6 +147,18 @@ def test_frozen_gates_keep_the_output() -> None:
     loss = compiled(module)(torch.randn(BATCH, SEQUENCE, HIDDEN))
     loss.backward()
     assert module.down.weight.grad is not None
+
+
+def test_a_failure_inside_keeps_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("no value")
+
+    monkeypatch.setattr(joint_graph, "_evaluated", broken)
+    module, x = Gated(READS["linear"][0]), torch.randn(BATCH, SEQUENCE, HIDDEN)
+    with pytest.warns(RuntimeWarning, match="an output is kept for the backward pass, since ValueError: no value"):
+        run = torch.compile(module, backend="liger", options={"inner": "aot_eager"})
+        ours = gradients(module, lambda: run(x))
+    torch.testing.assert_close(ours, gradients(module, lambda: module(x)))
 
 
 def test_a_pass_of_the_user_runs_too() -> None:
