@@ -31,7 +31,8 @@ struct GluArgs {
   ScalarType dtype;
 };
 
-// grad_gate = grad_out * up * act'(gate);  grad_up = grad_out * act(gate);  out as in the forward pass: in half types bit for bit
+// grad_gate = grad_out * up * act'(gate);  grad_up = grad_out * act(gate)
+// and `out` of the forward pass again: in half types bit for bit.
 struct GluBackwardArgs {
   const void* grad_out;  // [rows, width]
   const void* gate;      // [rows, width]
