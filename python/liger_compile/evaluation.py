@@ -62,7 +62,7 @@ class Evaluator:
             run = _without_autograd if getattr(target, "namespace", "") == "liger" else _as_written
             try:
                 # AOTAutograd too traces with this dispatcher; without it some operators refuse symbolic sizes.
-                with enable_python_dispatcher(), _fake_mode(args, kwargs):
+                with enable_python_dispatcher(), fake_mode_of(args, kwargs):
                     self._values[key] = run(function, args, kwargs, region)
             except Exception as error:
                 raise EditFailed(f"{_printed(target)} on fake tensors: {type(error).__name__}: {error}") from error
@@ -125,7 +125,8 @@ def value_of(leaf: Any) -> Any:
     return leaf.meta["example_value"]
 
 
-def _fake_mode(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
+def fake_mode_of(args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
+    """The mode of the fake tensors among a node's arguments."""
     found = (leaf.fake_mode for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor))
     return next(found, contextlib.nullcontext())
 

@@ -20,6 +20,8 @@ import torch
 import torch.fx
 from torch.fx import Node
 
+from liger_compile.evaluation import fake_mode_of
+
 _aten, _liger = torch.ops.aten, torch.ops.liger
 
 
@@ -39,35 +41,30 @@ def keeping_less(*, strict: bool = False) -> Iterator[None]:
         yield
 
 
-def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> int:
+def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> None:
     """Let backward ops of ours give outputs of their forward ops that would be kept for them. Changes the graph.
 
     Args:
         gm: a joint graph, whose gradients depend on placeholders named "tangents...", and whose nodes carry
             `meta["val"]`.
         strict: raise what fails; else an output for which something fails is kept, and a warning says so.
-
-    Returns:
-        How many outputs are not kept any more.
     """
-    graph = gm.graph
-    candidates = [node for node in graph.nodes if node.op == "call_function" and node.target in _outputs()]
+    graph, finders = gm.graph, _outputs()
+    candidates = sorted(node for target in finders for node in graph.find_nodes(op="call_function", target=target))
     if not candidates:
-        return 0
+        return
     backward = _from_tangents(graph)
-    count = 0
     for node in candidates:
         try:
-            out = _outputs()[node.target](node)
-            count += out is not None and _give_again(graph, node, out, backward)
+            out = finders[node.target](node)
+            if out is not None:
+                _give_again(graph, node, out, backward)
         except Exception as error:
             if strict:
                 raise
             text = f"liger-compile: an output is kept for the backward pass, since {type(error).__name__}: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-    if count:
-        gm.recompile()
-    return count
+    gm.recompile()
 
 
 def _outputs() -> dict[Any, Callable[[Node], Node | None]]:
@@ -81,12 +78,11 @@ def _outputs() -> dict[Any, Callable[[Node], Node | None]]:
 
 def _output_of_glu(forward_op: Any, backward_node: Node) -> Node | None:
     inputs = backward_node.args[1:]
-    wanted = {"gate_first": True, "needs_out": False, **backward_node.kwargs}
+    wanted = {"gate_first": True, **backward_node.kwargs}
     first = inputs[0]
     assert isinstance(first, Node)
     for user in first.users:
-        options = {"gate_first": True, "needs_out": False, **user.kwargs}
-        if user.target == forward_op and user.args == inputs and options == wanted:
+        if user.target == forward_op and user.args == inputs and {"gate_first": True, **user.kwargs} == wanted:
             return user
     return None
 
@@ -101,13 +97,10 @@ def _output_of_norm(backward_node: Node) -> Node | None:
     forward_node = rstd.args[0]
     assert isinstance(forward_node, Node)
     # What runs again in a checkpointed region makes this output again in any case, as its layers' input.
-    if forward_node.target not in _norms() or "recompute" in forward_node.meta:
+    norms = (_liger.rms_norm_forward.default, _liger.add_rms_norm_forward.default)
+    if forward_node.target not in norms or "recompute" in forward_node.meta:
         return None
     return next((user for user in forward_node.users if user.target is operator.getitem and user.args[1] == 0), None)
-
-
-def _norms() -> tuple[Any, ...]:
-    return _liger.rms_norm_forward.default, _liger.add_rms_norm_forward.default
 
 
 def _is_view(node: Node) -> bool:
@@ -152,13 +145,13 @@ def _uses_of(out: Node, backward: set[Node]) -> _Uses:
     return uses
 
 
-def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node]) -> bool:
+def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node]) -> None:
     uses = _uses_of(out, backward)
     if uses.is_kept or not uses.readers or node not in backward:
-        return False
+        return
     earlier = _with_descendants(uses.readers, before=node)
     if any(operand in earlier for operand in node.all_input_nodes):
-        return False  # it needs what is computed from the output
+        return  # it needs what is computed from the output
     kwargs = {**node.kwargs, "needs_out": True}
     results = _evaluated(node, kwargs, {})
     values = {out: results[-1]}
@@ -175,7 +168,6 @@ def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node
         last.append(moved)
     for unused in [copy for copy in reversed(copies.values()) if not copy.users]:
         graph.erase_node(unused)
-    return True
 
 
 def _with_descendants(nodes: Iterable[Node], before: Node) -> set[Node]:
@@ -214,7 +206,6 @@ def _evaluated(node: Node, kwargs: dict[str, Any], values: dict[Node, Any]) -> A
         return values[operand] if operand in values else operand.meta["val"]
 
     args, kwargs = torch.fx.map_arg((node.args, kwargs), value_of)
-    fake_mode = torch._guards.detect_fake_mode(torch.utils._pytree.tree_leaves((args, kwargs)))
     assert callable(node.target)
-    with fake_mode or contextlib.nullcontext():
+    with fake_mode_of(args, kwargs):
         return node.target(*args, **kwargs)
