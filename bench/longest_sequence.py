@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from _timing import format_table, machine, write_results
-from train_step import SHAPES, build_model, run_in_process
+from train_step import SHAPES, build_model, run_variants
 
 VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
 Fits = Callable[[int], bool]
@@ -73,9 +72,9 @@ def build_step(arguments: argparse.Namespace) -> Callable[[int], None]:
 
     def step(length: int) -> None:
         ids = torch.randint(0, model.config.vocab_size, (1, length), device=arguments.device)
+        optimizer.zero_grad(set_to_none=True)  # here, since a step that did not fit may have left gradients
         run(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -105,11 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parse()
-    if arguments.one:
-        arguments.json.write_text(json.dumps(measure(arguments)))
-        return
-    names = [name for name in arguments.variants.split(",") if name]
-    results = {name: run_in_process(__file__, name, sys.argv[1:]) for name in names}
+    results = run_variants(__file__, arguments, measure)
     where = machine(arguments.device)
     print(f"\n{arguments.shape}, batch 1, {arguments.dtype}, checkpointing, AdamW; {where['device']}\n")
     rows = [[name, str(result.get("longest", result.get("error")))] for name, result in results.items()]

@@ -121,7 +121,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     step_loss = build_step(model, arguments)
     batch = build_batch(model.config.vocab_size, arguments)
     weights = torch.cuda.memory_allocated() if cuda else 0
-
     forward_peak: int | None = None
 
     def step() -> float:
@@ -187,6 +186,15 @@ def run_in_process(script: str, variant: str, arguments: list[str]) -> dict[str,
         return json.load(file)
 
 
+def run_variants(script: str, arguments: argparse.Namespace, measure: Callable[..., Any]) -> dict[str, Any]:
+    """Measure every variant in a process of its own. In such a process: measure, write the result, and end."""
+    if arguments.one:
+        arguments.json.write_text(json.dumps(measure(arguments)))
+        sys.exit()
+    names = [name for name in arguments.variants.split(",") if name]
+    return {name: run_in_process(script, name, sys.argv[1:]) for name in names}
+
+
 def row(variant: str, result: dict[str, Any]) -> list[str]:
     if "error" in result:
         return [variant, result["error"][:60], "", "", ""]
@@ -198,11 +206,7 @@ def row(variant: str, result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     arguments = parse()
-    if arguments.one:
-        arguments.json.write_text(json.dumps(measure(arguments)))
-        return
-    names = [name for name in arguments.variants.split(",") if name]
-    results = {name: run_in_process(__file__, name, sys.argv[1:]) for name in names}
+    results = run_variants(__file__, arguments, measure)
     shape = (
         f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, "
         f"compiled {arguments.compiled}, attention_mask {arguments.mask}"
