@@ -49,10 +49,11 @@ def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> Non
             `meta["val"]`.
         strict: raise what fails; else an output for which something fails is kept, and a warning says so.
     """
-    graph, finders = gm.graph, _outputs()
+    graph = gm.graph
+    if not any(_is_ours(node) for node in graph.nodes):
+        return  # the ops may not even be loaded
+    finders = _outputs()
     candidates = sorted(node for target in finders for node in graph.find_nodes(op="call_function", target=target))
-    if not candidates:
-        return
     backward = _from_tangents(graph)
     for node in candidates:
         try:
@@ -65,6 +66,10 @@ def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> Non
             text = f"liger-compile: an output is kept for the backward pass, since {type(error).__name__}: {error}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
     gm.recompile()
+
+
+def _is_ours(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "liger"
 
 
 def _outputs() -> dict[Any, Callable[[Node], Node | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,3 +174,24 @@ def test_a_pass_of_the_user_runs_too() -> None:
         assert functorch_config.joint_custom_pass is users_pass
     assert len(seen) == 1
     seen[0].graph.lint()
+
+
+def test_a_graph_without_ops_of_ours_is_left_alone(run_script: Any, tmp_path: Path) -> None:
+    """In a process in which nothing else has loaded the ops: only attention is rewritten, to torch's own."""
+    script = tmp_path / "script.py"
+    script.write_text(ATTENTION)
+    assert run_script(script).stdout.split() == ["attention_mask", "1"]
+
+
+ATTENTION = """
+import torch, liger_compile
+from torch.nn.functional import scaled_dot_product_attention
+
+def attention(x):
+    position = torch.arange(x.shape[2])
+    return scaled_dot_product_attention(x, x, x, attn_mask=position <= position[:, None])
+
+x = torch.randn(1, 2, 16, 8, requires_grad=True)
+torch.compile(attention, backend="liger", options={"inner": "aot_eager"})(x).sum().backward()
+print(*[text for name, count in liger_compile.report().counts.items() if count for text in (name, count)])
+"""
