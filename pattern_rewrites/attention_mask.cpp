@@ -129,6 +129,10 @@ Verdict takes_blocks(const Context& context, const graph::TensorMeta& mask,
                      const std::vector<const graph::TensorMeta*>& operands) {
   const graph::TensorMeta& query = *operands.front();
   if (query.device.rfind(context.block_attention_device, 0) != 0) return because("nothing on its device skips blocks");
+  const graph::SymInt& queries = query.shape[query.rank() - 2];
+  if (queries.is_constant() && queries.value() < context.block_attention_queries) {
+    return because("skipping blocks does not pay for so few queries");
+  }
   const bool is_half = query.dtype == graph::DType::bfloat16 || query.dtype == graph::DType::float16;
   for (const graph::TensorMeta* operand : operands) {
     if (!is_half || operand->dtype != query.dtype) return because("nothing skips blocks for its dtypes");

@@ -166,6 +166,8 @@ void register_context(py::module_& module) {
       .def_readwrite("grouped_cuda", &Context::grouped_cuda, "CUDA has attention for fewer key than query heads")
       .def_readwrite("block_attention_device", &Context::block_attention_device,
                      "the type of device that has attention by blocks of a mask; empty: none")
+      .def_readwrite("block_attention_queries", &Context::block_attention_queries,
+                     "how many queries make it worth while, at least")
       .def_readwrite("logits_on_demand", &Context::logits_on_demand,
                      "logits that only the caller reads may be computed when it does")
       .def_readwrite("why_logits_kept", &Context::why_logits_kept, "for the report, where they are not");

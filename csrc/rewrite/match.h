@@ -1,6 +1,7 @@
 // One complete match of a pattern: which node or number each capture stands for.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,12 +16,13 @@ namespace liger::rewrite {
 
 // What rules may know beside the graph.
 struct Context {
-  mask::Facts facts;                   // of the graph's placeholders, where it is a subgraph
-  bool is_subgraph = false;            // its own values cannot be asked about before it runs
-  bool grouped_cuda = true;            // the CUDA device has an attention kernel for fewer key than query heads
-  std::string block_attention_device;  // the type of device that has attention by blocks of a mask; empty: none
-  bool logits_on_demand = false;       // what only the caller reads may be computed when it does
-  std::string why_logits_kept;         // for the report, where they are not
+  mask::Facts facts;                         // of the graph's placeholders, where it is a subgraph
+  bool is_subgraph = false;                  // its own values cannot be asked about before it runs
+  bool grouped_cuda = true;                  // the CUDA device has an attention kernel for fewer key than query heads
+  std::string block_attention_device;        // the type of device that has attention by blocks of a mask; empty: none
+  std::int64_t block_attention_queries = 0;  // how many queries make it worth while, at least
+  bool logits_on_demand = false;             // what only the caller reads may be computed when it does
+  std::string why_logits_kept;               // for the report, where they are not
   std::shared_ptr<mask::KnownMasks> masks = nullptr;  // of the graph; set by the engine
 };
 

@@ -58,6 +58,7 @@ class Context:
     is_subgraph: bool
     grouped_cuda: bool
     block_attention_device: str
+    block_attention_queries: int
     logits_on_demand: bool
     why_logits_kept: str
 

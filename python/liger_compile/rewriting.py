@@ -26,6 +26,10 @@ _TRANSPARENT = frozenset(
     {"tag_activation_checkpoint", "wrap_activation_checkpoint", "invoke_subgraph", "wrap", "wrap_with_set_grad_enabled"}
 )
 
+# For "auto". On an H100 attention by blocks takes 1 / 1.40 or less of a mask's time from this length on
+# (bench/attention.py, every kind of mask); shorter ones were not measured, and one query alone has nothing to skip.
+_FEWEST_BLOCK_QUERIES = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -258,6 +262,7 @@ class _Part:
         context.is_subgraph = self._is_subgraph
         context.grouped_cuda = _has_grouped_attention()
         context.block_attention_device = _block_attention_device(self.settings)
+        context.block_attention_queries = 0 if self.settings.rewrite == "all" else _FEWEST_BLOCK_QUERIES
         context.why_logits_kept = self.why_logits_kept
         context.logits_on_demand = not self.why_logits_kept
         return context
@@ -334,10 +339,9 @@ def _has_grouped_attention() -> bool:
 
 
 def _block_attention_device(settings: Settings) -> str:
-    """The type of device for which torch compiles attention by blocks, where that is wanted; else ""."""
-    # Its gain in whole training steps has not been measured yet, so "auto" does without.
-    is_wanted = settings.rewrite == "all" and settings.inner == "inductor" and not is_stored()
-    if not is_wanted or not torch.cuda.is_available() or torch.version.hip:
+    """The type of device for which torch compiles attention by blocks, to be faster than with a mask; else ""."""
+    is_compiled = settings.inner == "inductor" and not is_stored()
+    if not is_compiled or not torch.cuda.is_available() or torch.version.hip:
         return ""
     return "cuda" if torch.cuda.get_device_capability() == (9, 0) else ""
 

@@ -187,6 +187,13 @@ def test_one_graph_serves_many_lengths(on_cpu: None, first: int) -> None:
     assert len(liger_compile.reports()) == 2
 
 
+@pytest.mark.parametrize(("length", "count"), [(127, 0), (128, 2)])
+def test_auto_skips_blocks_where_there_are_enough_queries(on_cpu: None, length: int, count: int) -> None:
+    function = torch.compile(layers, backend="liger", options={"inner": "aot_eager", "strict": True})
+    check(function, leaves(torch.bfloat16, length=length), padded(5, length), 40)
+    assert liger_compile.report().counts["attention_mask"] == count
+
+
 def test_other_dtypes_and_devices_stay_as_written() -> None:
     check(compiled(), leaves(torch.bfloat16), padded(5), 40)
     assert liger_compile.report().counts["attention_mask"] == 0

@@ -122,8 +122,10 @@ Fixture load_fixture(const std::string& name) {
   std::string text, line;
   while (std::getline(file, line) && trimmed(line) != "---") {
     const std::string skip = "// skip: ", device = "// block_attention_device: ";
+    const std::string queries = "// block_attention_queries: ";
     if (line == "// logits_on_demand") fixture.logits_on_demand = true;
     if (starts_with(line, device)) fixture.block_attention_device = line.substr(device.size());
+    if (starts_with(line, queries)) fixture.block_attention_queries = std::stoll(line.substr(queries.size()));
     if (starts_with(line, skip))
       fixture.skipped.push_back(line.substr(skip.size(), line.find(' ', skip.size()) - skip.size()));
     text += line + "\n";
@@ -175,6 +177,7 @@ graph::Graph applied(const graph::Graph& graph, const rewrite::RewriteResult& re
 rewrite::RewriteResult run_all_rules(const Fixture& fixture, const graph::Graph& graph) {
   rewrite::EngineOptions options;
   options.context.block_attention_device = fixture.block_attention_device;
+  options.context.block_attention_queries = fixture.block_attention_queries;
   options.context.logits_on_demand = fixture.logits_on_demand;
   return rewrite::rewrite(graph, rewrite::all_rules(), options);
 }

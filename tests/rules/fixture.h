@@ -1,6 +1,7 @@
 // Fixtures: a graph in text form, a line "---", and what the rules must make of it as exact text.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,10 @@ namespace liger::test {
 struct Fixture {
   std::string name;  // "rms_norm/llama"
   graph::Graph graph;
-  std::vector<std::string> expected;   // one line each; empty where nothing must happen
-  bool logits_on_demand = false;       // of a line "// logits_on_demand"
-  std::string block_attention_device;  // of a line "// block_attention_device: <type>"; empty: none
+  std::vector<std::string> expected;         // one line each; empty where nothing must happen
+  bool logits_on_demand = false;             // of a line "// logits_on_demand"
+  std::string block_attention_device;        // of a line "// block_attention_device: <type>"; empty: none
+  std::int64_t block_attention_queries = 0;  // of a line "// block_attention_queries: <number>"
   std::vector<std::string>
       skipped;  // kinds of variants that the line "// skip: <kind> <why>" leaves out; "variants": all
 
