@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -104,11 +103,14 @@ def _keep(report: Report, options: Options) -> None:
 
 def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:
     # Without a rewrite the graph shares plain Inductor's cache entries, and compiles to the same code.
-    if is_rewritten:
-        from liger_compile.cache_tag import tagged
-        from liger_compile.fallbacks import register_fallbacks
+    if not is_rewritten:
+        return environment.inductor_call()(wrapper, gm, example_inputs)
+    from torch._inductor.compile_fx import compile_fx
 
-        register_fallbacks()
-        wrapper = copy.copy(wrapper)
-        wrapper.config = tagged(wrapper.config)
-    return environment.inductor_call()(wrapper, gm, example_inputs)
+    from liger_compile.cache_tag import tagged
+    from liger_compile.decompositions import decompositions_for
+    from liger_compile.fallbacks import register_fallbacks
+
+    register_fallbacks()
+    decompositions = decompositions_for(wrapper.config)
+    return compile_fx(gm, example_inputs, config_patches=tagged(wrapper.config), decompositions=decompositions)

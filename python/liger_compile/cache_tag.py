@@ -22,11 +22,11 @@ _SLOT = "post_grad_custom_post_pass"
 
 @functools.cache
 def _operators_digest() -> str:
-    """Digest of what shapes the graphs that are cached: the Python half of the operators, and our pass over joint
-    graphs. So an edited checkout does not read stale entries."""
+    """Digest of what shapes the graphs that are cached: the Python half of the operators, and what we change in
+    AOTAutograd. So an edited checkout does not read stale entries."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for source in (*sorted((package / "ops").glob("*.py")), package / "joint_graph.py"):
+    for source in (*sorted((package / "ops").glob("*.py")), package / "joint_graph.py", package / "decompositions.py"):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
