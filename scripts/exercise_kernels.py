@@ -49,6 +49,7 @@ def gates(dtype: torch.dtype) -> None:
         backward(ops.glu_packed(tensor(5, 2 * width, dtype=dtype), activation=activation))
         gradient, gate, up = (tensor(5, width, dtype=dtype).detach() for _ in range(3))
         ops.glu_backward(gradient, gate, up, activation=activation, needs_out=True)
+        ops.glu_backward_(gradient, gate, up, activation=activation)
 
 
 def losses(dtype: torch.dtype, *, with_products: bool = True) -> None:

@@ -78,32 +78,60 @@ Tensor new_out(const Tensor& like, const Shape& shape, bool needs_out) {
   return new_empty(like, needs_out ? shape : Shape{0});
 }
 
-std::tuple<Tensor, Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
-                                                const Text& activation, bool needs_out) {
-  constexpr const char* kOp = "glu_backward";
-  check_pair(kOp, gate, up);
-  require_like(kOp, "grad_out", grad_out, "gate", gate, shape_of(gate));
+// Else the kernel would write to a copy, or twice to one place.
+void require_own_rows(const char* op, const Tensor& grad_out) {
+  const auto stride = row_stride(grad_out);
+  require(stride && *stride >= grad_out.size(grad_out.dim() - 1), Argument{op, "grad_out"},
+          " must have contiguous rows at equal distances: it is overwritten");
+}
+
+// `out` has rows of its own, or is empty where it is not wanted; it may be `grad_out`, each of whose elements is read
+// before it is overwritten.
+std::tuple<Tensor, Tensor> glu_gradients(const char* op, const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                         const Text& activation, const Tensor& out) {
   kernels::GluBackwardArgs args;
-  args.activation = parse_activation(kOp, activation.value);
-  args.dtype = kernel_dtype({kOp, "gate"}, gate);
+  args.activation = parse_activation(op, activation.value);
+  args.dtype = kernel_dtype({op, "gate"}, gate);
   const DeviceScope scope(gate);
   const RowView grads = row_view(grad_out), gates = row_view(gate), ups = row_view(up);
   Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
-  Tensor out = new_out(gate, shape_of(gate), needs_out);
   args.grad_out = grads.data();
   args.gate = gates.data();
   args.up = ups.data();
   args.grad_gate = grad_gate.mutable_data_ptr();
   args.grad_up = grad_up.mutable_data_ptr();
-  args.out = needs_out ? out.mutable_data_ptr() : nullptr;
+  args.out = out.numel() > 0 ? out.mutable_data_ptr() : nullptr;
   args.rows = gates.rows;
   args.width = gates.width;
   args.grad_out_stride = grads.stride;
   args.gate_stride = gates.stride;
   args.up_stride = ups.stride;
-  args.grad_gate_stride = args.grad_up_stride = args.out_stride = gates.width;
-  require_ok(kOp, kernels::glu_backward(args, scope.context()));
+  args.grad_gate_stride = args.grad_up_stride = gates.width;
+  args.out_stride = row_view(out).stride;
+  require_ok(op, kernels::glu_backward(args, scope.context()));
+  return {grad_gate, grad_up};
+}
+
+void check_backward(const char* op, const Tensor& grad_out, const Tensor& gate, const Tensor& up) {
+  check_pair(op, gate, up);
+  require_like(op, "grad_out", grad_out, "gate", gate, shape_of(gate));
+}
+
+std::tuple<Tensor, Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                                const Text& activation, bool needs_out) {
+  constexpr const char* kOp = "glu_backward";
+  check_backward(kOp, grad_out, gate, up);
+  const Tensor out = new_out(gate, shape_of(gate), needs_out);
+  const auto [grad_gate, grad_up] = glu_gradients(kOp, grad_out, gate, up, activation, out);
   return {grad_gate, grad_up, out};
+}
+
+std::tuple<Tensor, Tensor> glu_backward_(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                         const Text& activation) {
+  constexpr const char* kOp = "glu_backward_";
+  check_backward(kOp, grad_out, gate, up);
+  require_own_rows(kOp, grad_out);
+  return glu_gradients(kOp, grad_out, gate, up, activation, grad_out);
 }
 
 Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first) {
@@ -126,32 +154,49 @@ Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first
   return out;
 }
 
-std::tuple<Tensor, Tensor> glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
-                                               bool gate_first, bool needs_out) {
-  constexpr const char* kOp = "glu_packed_backward";
-  const Shape shape = checked_half_shape(kOp, gate_up);
-  require_like(kOp, "grad_out", grad_out, "gate_up", gate_up, shape);
+// `out` is as in glu_gradients.
+Tensor glu_packed_gradient(const char* op, const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
+                           bool gate_first, const Tensor& out) {
   kernels::GluBackwardArgs args;
-  args.activation = parse_activation(kOp, activation.value);
-  args.dtype = kernel_dtype({kOp, "gate_up"}, gate_up);
+  args.activation = parse_activation(op, activation.value);
+  args.dtype = kernel_dtype({op, "gate_up"}, gate_up);
   const DeviceScope scope(gate_up);
   const RowView grads = row_view(grad_out), packed = row_view(gate_up);
   Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
-  Tensor out = new_out(gate_up, shape, needs_out);
   args.rows = packed.rows;
-  args.width = shape.back();
+  args.width = packed.width / 2;
   args.grad_out = grads.data();
   args.gate = half_of(packed.data(), gate_first ? 0 : 1, args.width, args.dtype);
   args.up = half_of(packed.data(), gate_first ? 1 : 0, args.width, args.dtype);
   args.grad_gate = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 0 : 1, args.width, args.dtype);
   args.grad_up = half_of(grad_gate_up.mutable_data_ptr(), gate_first ? 1 : 0, args.width, args.dtype);
-  args.out = needs_out ? out.mutable_data_ptr() : nullptr;
+  args.out = out.numel() > 0 ? out.mutable_data_ptr() : nullptr;
   args.grad_out_stride = grads.stride;
   args.gate_stride = args.up_stride = packed.stride;
   args.grad_gate_stride = args.grad_up_stride = packed.width;
-  args.out_stride = args.width;
-  require_ok(kOp, kernels::glu_backward(args, scope.context()));
-  return {grad_gate_up, out};
+  args.out_stride = row_view(out).stride;
+  require_ok(op, kernels::glu_backward(args, scope.context()));
+  return grad_gate_up;
+}
+
+Shape checked_packed_backward(const char* op, const Tensor& grad_out, const Tensor& gate_up) {
+  const Shape shape = checked_half_shape(op, gate_up);
+  require_like(op, "grad_out", grad_out, "gate_up", gate_up, shape);
+  return shape;
+}
+
+std::tuple<Tensor, Tensor> glu_packed_backward(const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
+                                               bool gate_first, bool needs_out) {
+  constexpr const char* kOp = "glu_packed_backward";
+  const Tensor out = new_out(gate_up, checked_packed_backward(kOp, grad_out, gate_up), needs_out);
+  return {glu_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, out), out};
+}
+
+Tensor glu_packed_backward_(const Tensor& grad_out, const Tensor& gate_up, const Text& activation, bool gate_first) {
+  constexpr const char* kOp = "glu_packed_backward_";
+  checked_packed_backward(kOp, grad_out, gate_up);
+  require_own_rows(kOp, grad_out);
+  return glu_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, grad_out);
 }
 
 }  // namespace
@@ -159,8 +204,10 @@ std::tuple<Tensor, Tensor> glu_packed_backward(const Tensor& grad_out, const Ten
 STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("glu", TORCH_BOX(&glu));
   m.impl("glu_backward", TORCH_BOX(&glu_backward));
+  m.impl("glu_backward_", TORCH_BOX(&glu_backward_));
   m.impl("glu_packed", TORCH_BOX(&glu_packed));
   m.impl("glu_packed_backward", TORCH_BOX(&glu_packed_backward));
+  m.impl("glu_packed_backward_", TORCH_BOX(&glu_packed_backward_));
 }
 
 }  // namespace liger::ops

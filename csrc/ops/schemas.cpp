@@ -32,10 +32,16 @@ STABLE_TORCH_LIBRARY(liger, m) {
   m.def(
       "glu_backward(Tensor grad_out, Tensor gate, Tensor up, *, str activation, bool needs_out=False) "
       "-> (Tensor grad_gate, Tensor grad_up, Tensor out)");
+  m.def(
+      "glu_backward_(Tensor(a!) grad_out, Tensor gate, Tensor up, *, str activation) "
+      "-> (Tensor grad_gate, Tensor grad_up)");
   m.def("glu_packed(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
   m.def(
       "glu_packed_backward(Tensor grad_out, Tensor gate_up, *, str activation, bool gate_first, "
       "bool needs_out=False) -> (Tensor grad_gate_up, Tensor out)");
+  m.def(
+      "glu_packed_backward_(Tensor(a!) grad_out, Tensor gate_up, *, str activation, bool gate_first) "
+      "-> Tensor grad_gate_up");
 
   m.def(
       "cross_entropy(Tensor logits, Tensor target, *, int ignore_index=-100, str reduction=\"mean\", "

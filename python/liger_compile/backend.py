@@ -62,7 +62,8 @@ def _compiled(
     settings = Settings(options.rewrite, options.disable, options.strict, options.inner, logits=options.logits)
 
     def compile_rewritten(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        with keeping_less(strict=options.strict):
+        # Elsewhere what would be written over is copied first.
+        with keeping_less(strict=options.strict, reuses_memory=options.inner == "inductor"):
             return inner(graph, inputs, True)
 
     rewriting = Rewriting(gm, settings)

@@ -26,28 +26,34 @@ _aten, _liger = torch.ops.aten, torch.ops.liger
 
 
 @contextlib.contextmanager
-def keeping_less(*, strict: bool = False) -> Iterator[None]:
-    """Graphs that AOTAutograd partitions inside give outputs again; a pass that the user has set runs first."""
+def keeping_less(*, strict: bool = False, reuses_memory: bool = False) -> Iterator[None]:
+    """Graphs that AOTAutograd partitions inside give outputs again; a pass that the user has set runs first.
+
+    Args:
+        strict: raise what fails, instead of a warning and the output as it was kept.
+        reuses_memory: what compiles the graphs lets operators write over values that nothing else reads.
+    """
     from torch._functorch import config
 
     users_pass: Callable[..., torch.fx.GraphModule] | None = config.joint_custom_pass
 
     def joint_pass(gm: torch.fx.GraphModule, inputs: Any) -> torch.fx.GraphModule:
         gm = gm if users_pass is None else users_pass(gm, inputs)
-        give_outputs_again(gm, strict=strict)
+        give_outputs_again(gm, strict=strict, reuses_memory=reuses_memory)
         return gm
 
     with config.patch(joint_custom_pass=joint_pass):
         yield
 
 
-def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> None:
+def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False, reuses_memory: bool = False) -> None:
     """Let backward ops of ours give outputs of their forward ops that would be kept for them. Changes the graph.
 
     Args:
         gm: a joint graph, whose gradients depend on placeholders named "tangents...", and whose nodes carry
             `meta["val"]`.
         strict: raise what fails; else an output for which something fails is kept, and a warning says so.
+        reuses_memory: write an output over its gradient where nothing else reads that.
     """
     graph = gm.graph
     if not any(_is_ours(node) for node in graph.nodes):
@@ -60,6 +66,8 @@ def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False) -> Non
             out = finders[node.target](node)
             if out is not None:
                 _give_again(graph, node, out, backward)
+                if reuses_memory:
+                    _write_over_gradient(node)
         except Exception as error:
             if strict:
                 raise
@@ -173,6 +181,47 @@ def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node
         last.append(moved)
     for unused in [copy for copy in reversed(copies.values()) if not copy.users]:
         graph.erase_node(unused)
+
+
+def _write_over_gradient(node: Node) -> None:
+    """Have an op that gives its output again write it over the output's gradient, which it reads for the last time."""
+    in_place = _in_place().get(node.target)
+    gradient = node.args[0]
+    assert isinstance(gradient, Node)
+    if in_place is None or not node.kwargs.get("needs_out") or not _reads_alone(node, gradient):
+        return
+    names = [argument.name for argument in in_place._schema.arguments]
+
+    def by_name(args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        named = {**dict(zip(names, args, strict=False)), **kwargs}
+        return (in_place,), {name: named[name] for name in names if name in named}
+
+    # Gives what the op gives, and then what it has written over.
+    node.target = torch.ops.higher_order.auto_functionalized
+    node.args, node.kwargs = by_name(node.args, node.kwargs)
+    if "eager_input_vals" in node.meta:
+        node.meta["eager_input_vals"] = by_name(*node.meta["eager_input_vals"])
+
+
+def _in_place() -> dict[Any, Any]:
+    return {
+        _liger.glu_backward.default: _liger.glu_backward_.default,
+        _liger.glu_packed_backward.default: _liger.glu_packed_backward_.default,
+    }
+
+
+def _reads_alone(node: Node, value: Node) -> bool:
+    """The value, or what it is a view of, is computed for the node, and nothing else reads it."""
+    if not value.meta["val"].is_contiguous():
+        return False
+    reader = node
+    while list(value.users) == [reader]:
+        if value.op != "call_function" or value.target is operator.getitem:
+            return False
+        if not _is_view(value):
+            return True
+        reader, value = value, value.args[0]  # type: ignore[assignment]
+    return False
 
 
 def _with_descendants(nodes: Iterable[Node], before: Node) -> set[Node]:

@@ -22,7 +22,9 @@ def handed_on(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     """The graphs that reach Inductor, which then runs them as they are."""
     received: list[torch.fx.GraphModule] = []
 
-    def compile_fx(gm: torch.fx.GraphModule, inputs: Any, config_patches: dict[str, Any]) -> Callable[..., Any]:
+    def compile_fx(
+        gm: torch.fx.GraphModule, inputs: Any, config_patches: dict[str, Any], decompositions: Any = None
+    ) -> Callable[..., Any]:
         received.append(gm)
         gm.config_patches = config_patches
         return gm.forward

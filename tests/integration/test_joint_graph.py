@@ -13,6 +13,7 @@ import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 import liger_compile
+from allocations import allocated_bytes
 from liger_compile import backend, joint_graph
 from liger_compile.tiny_models import tiny_batch, tiny_model
 
@@ -56,7 +57,7 @@ def compiled(module: Any, inner: str = "aot_eager", **keywords: Any) -> Any:
 
 
 def without_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "keeping_less", lambda strict: contextlib.nullcontext())
+    monkeypatch.setattr(backend, "keeping_less", lambda **options: contextlib.nullcontext())
 
 
 def gradients(model: nn.Module, loss_of: Callable[[], Tensor]) -> list[Tensor]:
@@ -141,6 +142,62 @@ def test_what_is_kept_of_a_gate(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     plain, more = measured()
     assert (kept, more) == tuple(counts)
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+class Shared(nn.Module):
+    """The gradient of the product is that of `bias`, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(BATCH, SEQUENCE, WIDTH))
+        self.gated = Gated(lambda product, down: down(product + self.bias).square().sum())
+
+    def forward(self, x: Tensor) -> Any:
+        return self.gated(x)
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate_up, self.down = nn.Linear(HIDDEN, 2 * WIDTH), nn.Linear(WIDTH, HIDDEN)
+
+    def forward(self, x: Tensor) -> Any:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * up).square().sum()
+
+
+WRITTEN_OVER: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    # name: (module, how many [tokens, width] tensors a backward pass allocates, and where nothing is written over)
+    "gate": (lambda: Gated(lambda product, down: down(product).square().sum()), 3, 4),
+    "packed": (Packed, 1, 2),
+    "read by another": (Shared, 3, 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", WRITTEN_OVER)
+def test_an_output_is_written_over_its_gradient(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make, *counts = WRITTEN_OVER[name]
+    module = make().to(dtype)
+    x = torch.randn(BATCH, SEQUENCE, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+    def measured() -> tuple[list[Tensor], int]:
+        run = compiled(module, "inductor")
+        result = gradients(module, lambda: run(x))
+        loss = run(x)
+        sizes = allocated_bytes(loss.backward, tmp_path)
+        return result, sizes.count(BATCH * SEQUENCE * WIDTH * dtype.itemsize)
+
+    with torch._inductor.config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
+        ours, count = measured()
+        torch._dynamo.reset()
+        monkeypatch.setattr(joint_graph, "_write_over_gradient", lambda node: None)
+        plain, more = measured()
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert (count, more) == tuple(counts)
 
 
 def test_frozen_gates_keep_the_output() -> None:

@@ -128,6 +128,10 @@ def test_layouts_change_no_value(device: str, layout: str, dtype: torch.dtype, a
         tolerance = 2**-23 if dtype == torch.float32 else 0.0  # of one rounding, between two kernels on a GPU
         torch.testing.assert_close(again[2], out, rtol=tolerance, atol=0.0)
         assert again[2].is_contiguous()
+        spaced = torch.empty(*out.shape[:-1], out.shape[-1] + 8, dtype=dtype, device=device)[..., 8:]
+        for overwritten in (plain[2].clone(), spaced.copy_(plain[2])):
+            in_place = ops.glu_backward_(overwritten, *inputs[:2], activation=activation)
+            assert all(map(torch.equal, (*in_place, overwritten), (*wanted[:2], again[2])))
 
 
 @for_dtypes
@@ -147,6 +151,8 @@ def test_packed_is_glu_of_the_halves(device: str, dtype: torch.dtype, gate_first
     assert torch.equal(packed, torch.cat(halves, dim=-1))
     options = {"activation": "silu", "gate_first": gate_first, "needs_out": True}
     assert all(map(torch.equal, ops.glu_packed_backward(grad_out, gate_up, **options), (packed, out)))
+    assert torch.equal(packed, ops.glu_packed_backward_(grad_out, gate_up, activation="silu", gate_first=gate_first))
+    assert torch.equal(grad_out, out)
     assert packed.is_contiguous()
 
 
@@ -234,6 +240,7 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
         torch.library.opcheck(ops.glu_packed.default, (gate.clone().requires_grad_(),), options)
         torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), options)
         torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), {**options, "needs_out": True})
+        torch.library.opcheck(ops.glu_packed_backward_.default, (half.contiguous(), gate), options)
     torch.library.opcheck(
         ops.glu.default, (gate.clone().requires_grad_(), up.clone().requires_grad_()), {"activation": activation}
     )
@@ -243,6 +250,7 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
         {"activation": activation},
     )
     torch.library.opcheck(ops.glu_backward.default, (grad_out, gate, up), {"activation": activation, "needs_out": True})
+    torch.library.opcheck(ops.glu_backward_.default, (grad_out.clone(), gate, up), {"activation": activation})
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -286,6 +294,18 @@ def error_cases() -> dict[str, tuple[str, tuple[object, ...], dict[str, object],
         "rank": ("glu", (x.sum(), x.sum()), silu, r"gate must have at least 1 dimension\(s\), got shape \[\]"),
         "grad dtype": ("glu_backward", (x.half(), x, x), silu, "grad_out must be float32, got float16"),
         "grad shape": ("glu_backward", (x[:1], x, x), silu, r"grad_out must have shape \[2, 6\], got \[1, 6\]"),
+        "grad strides": (
+            "glu_backward_",
+            (x[:1].expand(2, 6), x, x),
+            silu,
+            "grad_out must have contiguous rows at equal distances: it is overwritten",
+        ),
+        "packed grad strides": (
+            "glu_packed_backward_",
+            (x[:, ::2], x),
+            silu | {"gate_first": True},
+            "grad_out must have contiguous rows at equal distances: it is overwritten",
+        ),
         "odd": ("glu_packed", (x[:, :5],), silu, r"gate_up must have an even last dimension, got shape \[2, 5\]"),
         "packed dtype": ("glu_packed", (x.int(),), silu, "gate_up must be float32, bfloat16 or float16, got int32"),
         "packed grad shape": (

@@ -14,7 +14,9 @@ The result is contiguous, [..., I] in that dtype. RuntimeError for an unknown ac
 gate_up, and tensors that do not go together.
 
 The gradients are computed from the inputs, which are all that is kept. Both gradients come from one pass; that of
-glu_packed is one tensor like gate_up. No second derivatives.
+glu_packed is one tensor like gate_up. No second derivatives. The backward ops give the result once more where it is
+asked for: as their last output (needs_out), or, those named with an underscore, in place of the gradient of the result,
+whose rows must be contiguous, at equal distances and none of them twice.
 """
 
 from __future__ import annotations
@@ -78,6 +80,10 @@ def _fake_backward(
     return gate.new_empty(gate.shape), up.new_empty(up.shape), gate.new_empty(gate.shape if needs_out else [0])
 
 
+def _fake_backward_(grad_out: Tensor, gate: Tensor, up: Tensor, *, activation: str) -> tuple[Tensor, Tensor]:
+    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+
+
 def _fake_packed(gate_up: Tensor, *, activation: str, gate_first: bool = True) -> Tensor:
     return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 
@@ -88,10 +94,16 @@ def _fake_packed_backward(
     return gate_up.new_empty(gate_up.shape), gate_up.new_empty(grad_out.shape if needs_out else [0])
 
 
+def _fake_packed_backward_(grad_out: Tensor, gate_up: Tensor, *, activation: str, gate_first: bool) -> Tensor:
+    return gate_up.new_empty(gate_up.shape)
+
+
 def register() -> None:
     register_fake("glu", _fake)
     register_fake("glu_backward", _fake_backward)
+    register_fake("glu_backward_", _fake_backward_)
     register_fake("glu_packed", _fake_packed)
     register_fake("glu_packed_backward", _fake_packed_backward)
+    register_fake("glu_packed_backward_", _fake_packed_backward_)
     register_autograd("glu", _glu)
     register_autograd("glu_packed", _glu_packed)
