@@ -24,7 +24,7 @@ import torch
 from _timing import Timing, format_table, machine, timing_of, write_results
 
 VARIANTS = ("eager", "torch.compile", "ours")
-MASKS = ("none", "ones", "left", "right")
+MASKS = ("none", "ones", "left", "right", "packed")
 
 # hidden, intermediate, layers, heads, key and value heads, head_dim, vocabulary, tied embeddings
 SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
@@ -35,19 +35,25 @@ SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
 }
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of_models(description: str) -> argparse.ArgumentParser:
+    """Options that say which model is compiled, how, and what it is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--layers", type=int, help="instead of the shape's")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--sequence", type=int, default=4096)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compiled", choices=("model", "loss"), default="model", help="see build_step")
-    parser.add_argument("--mask", choices=MASKS, default="none", help="the attention_mask that the model is given")
+    parser.add_argument("--mask", choices=MASKS, default="none", help="see build_batch")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing of every layer")
     parser.add_argument("--rewrite", default="auto", choices=("auto", "all", "none"), help="ours: option rewrite")
     parser.add_argument("--disable", default="", help="ours: rules to leave out, with commas")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = parser_of_models(__doc__ or "")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--sequence", type=int, default=4096)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run, with commas")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
@@ -82,10 +88,15 @@ def build_model(arguments: argparse.Namespace) -> Any:
 
 
 def build_batch(vocab_size: int, arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
-    """Random tokens; with --mask left or right a tenth of each row is hidden, and has no labels."""
+    """Random tokens. --mask ones, left, right: with an attention_mask, which hides nothing, or a tenth of each row,
+    which then has no labels; packed: with position_ids of four documents in each row."""
     ids = torch.randint(0, vocab_size, (arguments.batch, arguments.sequence), device=arguments.device)
     batch = {"input_ids": ids, "labels": ids.clone()}
-    if arguments.mask != "none":
+    if arguments.mask == "packed":
+        batch["position_ids"] = torch.arange(arguments.sequence, device=ids.device).expand_as(ids) % (
+            arguments.sequence // 4
+        )
+    elif arguments.mask != "none":
         mask = torch.ones_like(ids)
         hidden = arguments.sequence // 10
         if arguments.mask != "ones":
@@ -209,7 +220,7 @@ def main() -> None:
     results = run_variants(__file__, arguments, measure)
     shape = (
         f"{arguments.shape}, {arguments.batch} x {arguments.sequence}, {arguments.dtype}, "
-        f"compiled {arguments.compiled}, attention_mask {arguments.mask}"
+        f"compiled {arguments.compiled}, mask {arguments.mask}"
     )
     header = ["", "step", "10th to 90th percentile", "peak above weights", "first step"]
     where = machine(arguments.device)
