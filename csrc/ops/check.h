@@ -13,15 +13,9 @@
 #include "kernels/common/dtype.h"
 #include "kernels/common/launch.h"
 #include "ops/stable.h"
+#include "ops/tensors.h"
 
 namespace liger::ops {
-
-using Shape = std::vector<std::int64_t>;
-
-inline Shape shape_of(const Tensor& tensor) {
-  const auto sizes = tensor.sizes();
-  return Shape(sizes.begin(), sizes.end());
-}
 
 inline std::string text_of(const Shape& shape) {
   std::string text = "[";
@@ -129,14 +123,6 @@ inline void require_same_device(const Argument& argument, const Tensor& tensor, 
           device_text(tensor));
 }
 
-inline Tensor new_empty(const Tensor& like, const Shape& shape, std::optional<TorchDtype> dtype = std::nullopt) {
-  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
-}
-
-inline Tensor new_zeros(const Tensor& like, const Shape& shape, std::optional<TorchDtype> dtype = std::nullopt) {
-  return torch::stable::new_zeros(like, {shape.data(), shape.size()}, dtype);
-}
-
 // A tensor seen as [rows, width] with one stride between rows and neighbouring elements in a row. Holds the tensor: a
 // layout that cannot be seen so is copied.
 struct RowView {
@@ -173,7 +159,7 @@ inline RowView row_view(const Tensor& tensor) {
   const std::int64_t rows = width == 0 ? 0 : tensor.numel() / width;
   if (rows == 0) return {tensor, rows, width, width};
   if (const auto stride = row_stride(tensor)) return {tensor, rows, width, *stride};
-  return {torch::stable::contiguous(tensor), rows, width, width};
+  return {as_contiguous(tensor), rows, width, width};
 }
 
 }  // namespace liger::ops

@@ -70,7 +70,7 @@ Tensor cross_entropy_backward(const Tensor& grad_loss, const Tensor& logits, con
   Tensor grad_logits = new_empty(logits, shape_of(logits));
   const ScalesBuffer scales = compute_scales(kOp, classes, options, scope);
   const LossGradient upstream = loss_gradient(kOp, grad_loss, options, rows.rows);
-  const Tensor row_lse = torch::stable::contiguous(lse);
+  const Tensor row_lse = as_contiguous(lse);
   kernels::CrossEntropyBackwardArgs args;
   args.rows = rows.rows;
   args.vocab = rows.width;

@@ -80,7 +80,7 @@ inline Tensor checked_target(const char* op, const Tensor& target, const Argumen
   require_same_device(argument, target, rows_argument, like);
   require(target.numel() == rows, argument, " must have one element per row of ", rows_argument.name, " (", rows,
           "), got shape ", text_of(shape_of(target)));
-  Tensor classes = torch::stable::contiguous(target);
+  Tensor classes = as_contiguous(target);
   require_targets_in_range(target_from(classes, options, 0), rows, vocab);
   return classes;
 }
@@ -143,7 +143,7 @@ inline LossGradient loss_gradient(const char* op, const Tensor& grad_loss, const
   require(grad_loss.numel() == (is_per_row ? rows : 1), Argument{op, "grad_loss"}, " must have ", is_per_row ? rows : 1,
           " element(s), got shape ", text_of(shape_of(grad_loss)));
   const Tensor wide = torch::stable::to(grad_loss, TorchDtype::Float);
-  return {torch::stable::contiguous(wide), is_per_row ? 1 : 0};
+  return {as_contiguous(wide), is_per_row ? 1 : 0};
 }
 
 }  // namespace liger::ops

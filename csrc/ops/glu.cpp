@@ -203,9 +203,11 @@ Tensor glu_packed_backward_(const Tensor& grad_out, const Tensor& gate_up, const
 
 STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("glu", TORCH_BOX(&glu));
+  m.impl("glu_forward", TORCH_BOX(&glu));
   m.impl("glu_backward", TORCH_BOX(&glu_backward));
   m.impl("glu_backward_", TORCH_BOX(&glu_backward_));
   m.impl("glu_packed", TORCH_BOX(&glu_packed));
+  m.impl("glu_packed_forward", TORCH_BOX(&glu_packed));
   m.impl("glu_packed_backward", TORCH_BOX(&glu_packed_backward));
   m.impl("glu_packed_backward_", TORCH_BOX(&glu_packed_backward_));
 }

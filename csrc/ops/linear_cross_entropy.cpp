@@ -176,7 +176,7 @@ Upstream make_upstream(const Problem& problem, const std::optional<Tensor>& grad
   };
   std::optional<LossGradient> loss;
   if (grad_loss) loss = loss_gradient(op, *grad_loss, problem.options, problem.tokens);
-  return {loss, as_logits("logits", logits), as_logits("grad_logits", grad_logits), torch::stable::contiguous(lse)};
+  return {loss, as_logits("logits", logits), as_logits("grad_logits", grad_logits), as_contiguous(lse)};
 }
 
 // source: logits of a chunk, made here or in the forward pass; grad_logits: where their gradient goes.

@@ -48,7 +48,7 @@ inline Tensor rows_of(const Tensor& matrix, std::int64_t first, std::int64_t cou
 
 inline Tensor as_matrix(const Tensor& tensor, std::int64_t rows, std::int64_t columns) {
   const Shape shape{rows, columns};
-  return torch::stable::reshape(torch::stable::contiguous(tensor), {shape.data(), shape.size()});
+  return torch::stable::reshape(as_contiguous(tensor), {shape.data(), shape.size()});
 }
 
 // The checked arguments.
@@ -116,8 +116,8 @@ inline Problem make_problem(const char* op, const Tensor& hidden_states, const T
   const std::int64_t vocab = weight.size(0);
   return {op,
           as_matrix(hidden_states, tokens, hidden_size),
-          as_product_operand(torch::stable::contiguous(weight)),
-          bias ? std::optional<Tensor>(torch::stable::contiguous(*bias)) : std::nullopt,
+          as_product_operand(as_contiguous(weight)),
+          bias ? std::optional<Tensor>(as_contiguous(*bias)) : std::nullopt,
           checked_target(op, target, {op, "hidden_states"}, hidden_states, tokens, vocab, options),
           options,
           shape_of(hidden_states),

@@ -52,9 +52,9 @@ void fill_weight(const std::optional<Tensor>& weight, const void** data, kernels
   *dtype = weight ? kernel_dtype({"rms_norm", "weight"}, *weight) : hidden_dtype;
 }
 
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
+std::optional<Tensor> dense(const std::optional<Tensor>& weight) {
+  if (!weight) return std::nullopt;
+  return as_contiguous(*weight);
 }
 
 Outputs allocate(const Tensor& hidden_states, bool with_sum, bool with_rstd, TorchDtype out_dtype) {
@@ -82,7 +82,7 @@ Outputs run_forward(const char* op, const Tensor& hidden_states, const std::opti
   Outputs outputs = allocate(hidden_states, residual.has_value(), with_rstd, out_dtype);
   const RowView hidden = row_view(hidden_states);
   const RowView added = residual ? row_view(*residual) : RowView{};
-  const auto dense_weight = contiguous(weight);
+  const auto dense_weight = dense(weight);
   RmsNormArgs args{};
   args.hidden_states = hidden.data();
   args.residual = residual ? added.data() : nullptr;
@@ -113,7 +113,7 @@ std::tuple<Tensor, Tensor> rms_norm_forward(const Tensor& hidden_states, const s
                                             double eps, double weight_offset, bool round_before_weight,
                                             std::optional<TorchDtype> out_dtype) {
   const Options options{eps, weight_offset, round_before_weight, out_dtype};
-  const Outputs outputs = run_forward("rms_norm_forward", hidden_states, std::nullopt, weight, options, true);
+  const Outputs outputs = run_forward("rms_norm", hidden_states, std::nullopt, weight, options, true);
   return {outputs.out, outputs.rstd};
 }
 
@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor, Tensor> add_rms_norm_forward(const Tensor& hidden_sta
                                                         double weight_offset, bool round_before_weight,
                                                         std::optional<TorchDtype> out_dtype) {
   const Options options{eps, weight_offset, round_before_weight, out_dtype};
-  const Outputs outputs = run_forward("add_rms_norm_forward", hidden_states, residual, weight, options, true);
+  const Outputs outputs = run_forward("add_rms_norm", hidden_states, residual, weight, options, true);
   return {outputs.out, outputs.sum, outputs.rstd};
 }
 
@@ -174,8 +174,8 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad_out, con
 
   const RowView grads = row_view(grad_out);
   const RowView added = grad_sum ? row_view(*grad_sum) : RowView{};
-  const auto dense_weight = contiguous(weight);
-  const Tensor dense_rstd = torch::stable::contiguous(rstd);
+  const auto dense_weight = dense(weight);
+  const Tensor dense_rstd = as_contiguous(rstd);
   RmsNormBackwardArgs args{};
   args.grad_out = grads.data();
   args.grad_sum = grad_sum ? added.data() : nullptr;

@@ -49,7 +49,7 @@ bool has_unit_last_stride(const Tensor& tensor) {
 }
 
 Tensor with_unit_last_stride(const Tensor& tensor) {
-  return has_unit_last_stride(tensor) ? tensor : torch::stable::contiguous(tensor);
+  return has_unit_last_stride(tensor) ? tensor : as_contiguous(tensor);
 }
 
 void check_rotated(const RopeNames& names, const Tensor& query, const Tensor& key) {
@@ -192,8 +192,8 @@ std::tuple<Tensor, Tensor> rope(const Tensor& query, const Tensor& key, const Te
   check_rotated(names, query, key);
   check_tables(names, cos, sin, query, key);
   const DeviceScope scope(query);
-  Tensor query_out = contiguous_query ? new_empty(query, shape_of(query)) : torch::stable::empty_like(query);
-  Tensor key_out = contiguous_key ? new_empty(key, shape_of(key)) : torch::stable::empty_like(key);
+  Tensor query_out = contiguous_query ? new_empty(query, shape_of(query)) : new_empty_like(query);
+  Tensor key_out = contiguous_key ? new_empty(key, shape_of(key)) : new_empty_like(key);
   rotate(names, query, query_out, key, key_out, cos, sin, false, scope);
   return {query_out, key_out};
 }
@@ -208,24 +208,11 @@ bool is_permutation(const Order& order, std::int64_t rank) {
 
 // A dense tensor like `like` whose dims lie in memory in `order`, outermost first; in the order of `like` for none.
 Tensor empty_in_order(const Argument& order_argument, const Tensor& like, const Order& order) {
-  if (order.empty()) return torch::stable::empty_like(like);
-  const Shape shape = shape_of(like);
+  if (order.empty()) return new_empty_like(like);
   require(is_permutation(order, like.dim()), order_argument, " must be empty or a permutation of the ", like.dim(),
           " dimensions, got ", text_of(order));
-  Shape strides(shape.size());
-  std::int64_t stride = 1;
-  for (auto dim = order.rbegin(); dim != order.rend(); ++dim) {
-    strides[*dim] = stride;
-    stride *= std::max<std::int64_t>(1, shape[*dim]);
-  }
-  std::int32_t dtype = 0, device_type = 0, device_index = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(like.dim(), shape.data(), strides.data(), dtype, device_type, device_index, &handle));
-  return Tensor(handle);
+  const Shape shape = shape_of(like);
+  return empty_strided(like, shape, dense_strides(shape, order));
 }
 
 std::tuple<Tensor, Tensor> rope_backward(const Tensor& grad_query, const Tensor& grad_key, const Tensor& cos,
@@ -244,6 +231,7 @@ std::tuple<Tensor, Tensor> rope_backward(const Tensor& grad_query, const Tensor&
 
 STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("rope", TORCH_BOX(&rope));
+  m.impl("rope_forward", TORCH_BOX(&rope));
   m.impl("rope_backward", TORCH_BOX(&rope_backward));
 }
 

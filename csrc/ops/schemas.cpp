@@ -25,10 +25,14 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "rope(Tensor query, Tensor key, Tensor cos, Tensor sin, *, bool contiguous_query=False, "
       "bool contiguous_key=False) -> (Tensor, Tensor)");
   m.def(
+      "rope_forward(Tensor query, Tensor key, Tensor cos, Tensor sin, *, bool contiguous_query=False, "
+      "bool contiguous_key=False) -> (Tensor, Tensor)");
+  m.def(
       "rope_backward(Tensor grad_query, Tensor grad_key, Tensor cos, Tensor sin, *, int[] query_order=[], "
       "int[] key_order=[]) -> (Tensor, Tensor)");
 
   m.def("glu(Tensor gate, Tensor up, *, str activation) -> Tensor");
+  m.def("glu_forward(Tensor gate, Tensor up, *, str activation) -> Tensor");
   m.def(
       "glu_backward(Tensor grad_out, Tensor gate, Tensor up, *, str activation, bool needs_out=False) "
       "-> (Tensor grad_gate, Tensor grad_up, Tensor out)");
@@ -36,6 +40,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "glu_backward_(Tensor(a!) grad_out, Tensor gate, Tensor up, *, str activation) "
       "-> (Tensor grad_gate, Tensor grad_up)");
   m.def("glu_packed(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
+  m.def("glu_packed_forward(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
   m.def(
       "glu_packed_backward(Tensor grad_out, Tensor gate_up, *, str activation, bool gate_first, "
       "bool needs_out=False) -> (Tensor grad_gate_up, Tensor out)");

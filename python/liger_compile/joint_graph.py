@@ -83,8 +83,8 @@ def _is_ours(node: Node) -> bool:
 def _outputs() -> dict[Any, Callable[[Node], Node | None]]:
     """For each backward op, what finds the output of its forward op. The op's last result is that output."""
     return {
-        _liger.glu_backward.default: functools.partial(_output_of_glu, _liger.glu.default),
-        _liger.glu_packed_backward.default: functools.partial(_output_of_glu, _liger.glu_packed.default),
+        _liger.glu_backward.default: functools.partial(_output_of_glu, _liger.glu_forward.default),
+        _liger.glu_packed_backward.default: functools.partial(_output_of_glu, _liger.glu_packed_forward.default),
         _liger.rms_norm_backward.default: _output_of_norm,
     }
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from liger_compile.ops.registration import num_rows, register_autograd, register_fake
+from liger_compile.ops.registration import first_results, num_rows, register_autograd, register_fake
 
 
 def loss_like(rows: Tensor, target: Tensor, reduction: str, out_dtype: torch.dtype | None) -> Tensor:
@@ -72,4 +72,4 @@ def register() -> None:
     register_fake("cross_entropy", _fake)
     register_fake("cross_entropy_forward", _fake_forward)
     register_fake("cross_entropy_backward", _fake_backward)
-    register_autograd("cross_entropy", _cross_entropy)
+    register_autograd("cross_entropy", _cross_entropy, first_results(torch.ops.liger.cross_entropy_forward, 1))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liger_compile.ops.registration import below_autograd, register_autograd, register_fake
+from liger_compile.ops.registration import register_autograd, register_fake
 
 
 class _Glu(torch.autograd.Function):
@@ -35,8 +35,7 @@ class _Glu(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
-        with below_autograd():
-            return torch.ops.liger.glu(gate, up, activation=activation)
+        return torch.ops.liger.glu_forward(gate, up, activation=activation)
 
     @staticmethod
     @once_differentiable
@@ -51,8 +50,7 @@ class _GluPacked(torch.autograd.Function):
     def forward(ctx: Any, gate_up: Tensor, activation: str, gate_first: bool) -> Tensor:
         ctx.save_for_backward(gate_up)
         ctx.options = {"activation": activation, "gate_first": gate_first}
-        with below_autograd():
-            return torch.ops.liger.glu_packed(gate_up, **ctx.options)
+        return torch.ops.liger.glu_packed_forward(gate_up, **ctx.options)
 
     @staticmethod
     @once_differentiable
@@ -100,10 +98,12 @@ def _fake_packed_backward_(grad_out: Tensor, gate_up: Tensor, *, activation: str
 
 def register() -> None:
     register_fake("glu", _fake)
+    register_fake("glu_forward", _fake)
     register_fake("glu_backward", _fake_backward)
     register_fake("glu_backward_", _fake_backward_)
     register_fake("glu_packed", _fake_packed)
+    register_fake("glu_packed_forward", _fake_packed)
     register_fake("glu_packed_backward", _fake_packed_backward)
     register_fake("glu_packed_backward_", _fake_packed_backward_)
-    register_autograd("glu", _glu)
-    register_autograd("glu_packed", _glu_packed)
+    register_autograd("glu", _glu, torch.ops.liger.glu_forward)
+    register_autograd("glu_packed", _glu_packed, torch.ops.liger.glu_packed_forward)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from liger_compile.ops.cross_entropy import loss_like
-from liger_compile.ops.registration import num_rows, register_autograd, register_fake
+from liger_compile.ops.registration import first_results, num_rows, register_autograd, register_fake
 
 _LOSS_OPTIONS = ("ignore_index", "reduction", "label_smoothing", "logit_scale", "softcap", "z_loss")
 
@@ -249,5 +249,11 @@ def register() -> None:
     register_fake("linear_cross_entropy_with_logits", _fake_with_logits)
     register_fake("linear_cross_entropy_with_logits_forward", _fake_with_logits_forward)
     register_fake("linear_cross_entropy_backward", _fake_backward)
-    register_autograd("linear_cross_entropy", _linear_cross_entropy)
-    register_autograd("linear_cross_entropy_with_logits", _linear_cross_entropy_with_logits)
+    register_autograd(
+        "linear_cross_entropy", _linear_cross_entropy, first_results(torch.ops.liger.linear_cross_entropy_forward, 1)
+    )
+    register_autograd(
+        "linear_cross_entropy_with_logits",
+        _linear_cross_entropy_with_logits,
+        first_results(torch.ops.liger.linear_cross_entropy_with_logits_forward, 2),
+    )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from liger_compile.ops.registration import register_autograd, register_fake
+from liger_compile.ops.registration import first_results, register_autograd, register_fake
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -179,5 +179,5 @@ def register() -> None:
     register_fake("rms_norm_backward", _fake_backward)
     register_fake("add_rms_norm", _fake_add)
     register_fake("add_rms_norm_forward", _fake_add_forward)
-    register_autograd("rms_norm", _rms_norm)
-    register_autograd("add_rms_norm", _add_rms_norm)
+    register_autograd("rms_norm", _rms_norm, first_results(torch.ops.liger.rms_norm_forward, 1))
+    register_autograd("add_rms_norm", _add_rms_norm, first_results(torch.ops.liger.add_rms_norm_forward, 2))

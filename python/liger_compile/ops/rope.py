@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from liger_compile.ops.registration import below_autograd, register_autograd, register_fake
+from liger_compile.ops.registration import register_autograd, register_fake
 
 
 def _memory_order(tensor: Tensor) -> list[int]:
@@ -40,13 +40,11 @@ class _Rope(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.orders = {"query_order": _memory_order(query), "key_order": _memory_order(key)}
-        with below_autograd():
-            return torch.ops.liger.rope(query, key, cos, sin, **layouts)
+        return torch.ops.liger.rope_forward(query, key, cos, sin, **layouts)
 
     @staticmethod
     def backward(ctx: Any, grad_query: Tensor, grad_key: Tensor) -> tuple[Tensor | None, ...]:
-        grads = torch.ops.liger.rope_backward(grad_query, grad_key, *ctx.saved_tensors, **ctx.orders)
-        return *grads, None, None, None
+        return *_RopeBackward.apply(grad_query, grad_key, *ctx.saved_tensors, ctx.orders), None, None, None
 
 
 class _RopeBackward(torch.autograd.Function):
@@ -55,18 +53,17 @@ class _RopeBackward(torch.autograd.Function):
         ctx: Any, grad_query: Tensor, grad_key: Tensor, cos: Tensor, sin: Tensor, orders: dict[str, Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
-        with below_autograd():
-            return torch.ops.liger.rope_backward(grad_query, grad_key, cos, sin, **orders)
+        return torch.ops.liger.rope_backward(grad_query, grad_key, cos, sin, **orders)
 
     @staticmethod
     def backward(ctx: Any, query: Tensor, key: Tensor) -> tuple[Tensor | None, ...]:
         return *torch.ops.liger.rope(query, key, *ctx.saved_tensors), None, None, None
 
 
-def _refuse_table_gradients(op: str, cos: Tensor, sin: Tensor) -> None:
+def _refuse_table_gradients(cos: Tensor, sin: Tensor) -> None:
     for name, table in (("cos", cos), ("sin", sin)):
         if table.requires_grad:
-            raise RuntimeError(f"liger::{op}: {name} must not require a gradient, which the op has not; detach it")
+            raise RuntimeError(f"liger::rope: {name} must not require a gradient, which the op has not; detach it")
 
 
 def _rope(
@@ -78,23 +75,9 @@ def _rope(
     contiguous_query: bool = False,
     contiguous_key: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    _refuse_table_gradients("rope", cos, sin)
+    _refuse_table_gradients(cos, sin)
     layouts = {"contiguous_query": contiguous_query, "contiguous_key": contiguous_key}
     return _Rope.apply(query, key, cos, sin, layouts)
-
-
-def _rope_backward(
-    grad_query: Tensor,
-    grad_key: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *,
-    query_order: Sequence[int] = (),
-    key_order: Sequence[int] = (),
-) -> tuple[Tensor, Tensor]:
-    _refuse_table_gradients("rope_backward", cos, sin)
-    orders = {"query_order": query_order, "key_order": key_order}
-    return _RopeBackward.apply(grad_query, grad_key, cos, sin, orders)
 
 
 def _turned_like(tensor: Tensor, contiguous: bool) -> Tensor:
@@ -133,6 +116,6 @@ def _fake_backward(
 
 def register() -> None:
     register_fake("rope", _fake)
+    register_fake("rope_forward", _fake)
     register_fake("rope_backward", _fake_backward)
-    register_autograd("rope", _rope)
-    register_autograd("rope_backward", _rope_backward)
+    register_autograd("rope", _rope, torch.ops.liger.rope_forward)
