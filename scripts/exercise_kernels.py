@@ -50,6 +50,7 @@ def gates(dtype: torch.dtype) -> None:
         gradient, gate, up = (tensor(5, width, dtype=dtype).detach() for _ in range(3))
         ops.glu_backward(gradient, gate, up, activation=activation, needs_out=True)
         ops.glu_backward_(gradient, gate, up, activation=activation)
+        ops.glu_backward_all_(gradient, gate, up, activation=activation)
 
 
 def losses(dtype: torch.dtype, *, with_products: bool = True) -> None:

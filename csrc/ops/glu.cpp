@@ -79,22 +79,21 @@ Tensor new_out(const Tensor& like, const Shape& shape, bool needs_out) {
 }
 
 // Else the kernel would write to a copy, or twice to one place.
-void require_own_rows(const char* op, const Tensor& grad_out) {
-  const auto stride = row_stride(grad_out);
-  require(stride && *stride >= grad_out.size(grad_out.dim() - 1), Argument{op, "grad_out"},
+void require_own_rows(const char* op, const char* name, const Tensor& overwritten) {
+  const auto stride = row_stride(overwritten);
+  require(stride && *stride >= overwritten.size(overwritten.dim() - 1), Argument{op, name},
           " must have contiguous rows at equal distances: it is overwritten");
 }
 
-// `out` has rows of its own, or is empty where it is not wanted; it may be `grad_out`, each of whose elements is read
-// before it is overwritten.
-std::tuple<Tensor, Tensor> glu_gradients(const char* op, const Tensor& grad_out, const Tensor& gate, const Tensor& up,
-                                         const Text& activation, const Tensor& out) {
+// Fills results that have rows of their own, or for `out` none where it is not wanted. A result may be its operand,
+// each of whose elements is read before it is overwritten: `out` for grad_out, grad_gate for gate, grad_up for up.
+void fill_gradients(const char* op, const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                    const Text& activation, const Tensor& grad_gate, const Tensor& grad_up, const Tensor& out) {
   kernels::GluBackwardArgs args;
   args.activation = parse_activation(op, activation.value);
   args.dtype = kernel_dtype({op, "gate"}, gate);
   const DeviceScope scope(gate);
   const RowView grads = row_view(grad_out), gates = row_view(gate), ups = row_view(up);
-  Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
   args.grad_out = grads.data();
   args.gate = gates.data();
   args.up = ups.data();
@@ -106,10 +105,10 @@ std::tuple<Tensor, Tensor> glu_gradients(const char* op, const Tensor& grad_out,
   args.grad_out_stride = grads.stride;
   args.gate_stride = gates.stride;
   args.up_stride = ups.stride;
-  args.grad_gate_stride = args.grad_up_stride = gates.width;
+  args.grad_gate_stride = row_view(grad_gate).stride;
+  args.grad_up_stride = row_view(grad_up).stride;
   args.out_stride = row_view(out).stride;
   require_ok(op, kernels::glu_backward(args, scope.context()));
-  return {grad_gate, grad_up};
 }
 
 void check_backward(const char* op, const Tensor& grad_out, const Tensor& gate, const Tensor& up) {
@@ -122,7 +121,8 @@ std::tuple<Tensor, Tensor, Tensor> glu_backward(const Tensor& grad_out, const Te
   constexpr const char* kOp = "glu_backward";
   check_backward(kOp, grad_out, gate, up);
   const Tensor out = new_out(gate, shape_of(gate), needs_out);
-  const auto [grad_gate, grad_up] = glu_gradients(kOp, grad_out, gate, up, activation, out);
+  const Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
+  fill_gradients(kOp, grad_out, gate, up, activation, grad_gate, grad_up, out);
   return {grad_gate, grad_up, out};
 }
 
@@ -130,8 +130,19 @@ std::tuple<Tensor, Tensor> glu_backward_(const Tensor& grad_out, const Tensor& g
                                          const Text& activation) {
   constexpr const char* kOp = "glu_backward_";
   check_backward(kOp, grad_out, gate, up);
-  require_own_rows(kOp, grad_out);
-  return glu_gradients(kOp, grad_out, gate, up, activation, grad_out);
+  require_own_rows(kOp, "grad_out", grad_out);
+  const Tensor grad_gate = new_empty(gate, shape_of(gate)), grad_up = new_empty(up, shape_of(up));
+  fill_gradients(kOp, grad_out, gate, up, activation, grad_gate, grad_up, grad_out);
+  return {grad_gate, grad_up};
+}
+
+void glu_backward_all_(const Tensor& grad_out, const Tensor& gate, const Tensor& up, const Text& activation) {
+  constexpr const char* kOp = "glu_backward_all_";
+  check_backward(kOp, grad_out, gate, up);
+  require_own_rows(kOp, "grad_out", grad_out);
+  require_own_rows(kOp, "gate", gate);
+  require_own_rows(kOp, "up", up);
+  fill_gradients(kOp, grad_out, gate, up, activation, gate, up, grad_out);
 }
 
 Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first) {
@@ -154,15 +165,14 @@ Tensor glu_packed(const Tensor& gate_up, const Text& activation, bool gate_first
   return out;
 }
 
-// `out` is as in glu_gradients.
-Tensor glu_packed_gradient(const char* op, const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
-                           bool gate_first, const Tensor& out) {
+// As fill_gradients; grad_gate_up may be gate_up.
+void fill_packed_gradient(const char* op, const Tensor& grad_out, const Tensor& gate_up, const Text& activation,
+                          bool gate_first, const Tensor& grad_gate_up, const Tensor& out) {
   kernels::GluBackwardArgs args;
   args.activation = parse_activation(op, activation.value);
   args.dtype = kernel_dtype({op, "gate_up"}, gate_up);
   const DeviceScope scope(gate_up);
-  const RowView grads = row_view(grad_out), packed = row_view(gate_up);
-  Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  const RowView grads = row_view(grad_out), packed = row_view(gate_up), packed_grads = row_view(grad_gate_up);
   args.rows = packed.rows;
   args.width = packed.width / 2;
   args.grad_out = grads.data();
@@ -173,10 +183,9 @@ Tensor glu_packed_gradient(const char* op, const Tensor& grad_out, const Tensor&
   args.out = out.numel() > 0 ? out.mutable_data_ptr() : nullptr;
   args.grad_out_stride = grads.stride;
   args.gate_stride = args.up_stride = packed.stride;
-  args.grad_gate_stride = args.grad_up_stride = packed.width;
+  args.grad_gate_stride = args.grad_up_stride = packed_grads.stride;
   args.out_stride = row_view(out).stride;
   require_ok(op, kernels::glu_backward(args, scope.context()));
-  return grad_gate_up;
 }
 
 Shape checked_packed_backward(const char* op, const Tensor& grad_out, const Tensor& gate_up) {
@@ -189,14 +198,26 @@ std::tuple<Tensor, Tensor> glu_packed_backward(const Tensor& grad_out, const Ten
                                                bool gate_first, bool needs_out) {
   constexpr const char* kOp = "glu_packed_backward";
   const Tensor out = new_out(gate_up, checked_packed_backward(kOp, grad_out, gate_up), needs_out);
-  return {glu_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, out), out};
+  const Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  fill_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, grad_gate_up, out);
+  return {grad_gate_up, out};
 }
 
 Tensor glu_packed_backward_(const Tensor& grad_out, const Tensor& gate_up, const Text& activation, bool gate_first) {
   constexpr const char* kOp = "glu_packed_backward_";
   checked_packed_backward(kOp, grad_out, gate_up);
-  require_own_rows(kOp, grad_out);
-  return glu_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, grad_out);
+  require_own_rows(kOp, "grad_out", grad_out);
+  const Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  fill_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, grad_gate_up, grad_out);
+  return grad_gate_up;
+}
+
+void glu_packed_backward_all_(const Tensor& grad_out, const Tensor& gate_up, const Text& activation, bool gate_first) {
+  constexpr const char* kOp = "glu_packed_backward_all_";
+  checked_packed_backward(kOp, grad_out, gate_up);
+  require_own_rows(kOp, "grad_out", grad_out);
+  require_own_rows(kOp, "gate_up", gate_up);
+  fill_packed_gradient(kOp, grad_out, gate_up, activation, gate_first, gate_up, grad_out);
 }
 
 }  // namespace
@@ -206,10 +227,12 @@ STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("glu_forward", TORCH_BOX(&glu));
   m.impl("glu_backward", TORCH_BOX(&glu_backward));
   m.impl("glu_backward_", TORCH_BOX(&glu_backward_));
+  m.impl("glu_backward_all_", TORCH_BOX(&glu_backward_all_));
   m.impl("glu_packed", TORCH_BOX(&glu_packed));
   m.impl("glu_packed_forward", TORCH_BOX(&glu_packed));
   m.impl("glu_packed_backward", TORCH_BOX(&glu_packed_backward));
   m.impl("glu_packed_backward_", TORCH_BOX(&glu_packed_backward_));
+  m.impl("glu_packed_backward_all_", TORCH_BOX(&glu_packed_backward_all_));
 }
 
 }  // namespace liger::ops

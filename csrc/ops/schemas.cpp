@@ -39,6 +39,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
   m.def(
       "glu_backward_(Tensor(a!) grad_out, Tensor gate, Tensor up, *, str activation) "
       "-> (Tensor grad_gate, Tensor grad_up)");
+  m.def("glu_backward_all_(Tensor(a!) grad_out, Tensor(b!) gate, Tensor(c!) up, *, str activation) -> ()");
   m.def("glu_packed(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
   m.def("glu_packed_forward(Tensor gate_up, *, str activation, bool gate_first=True) -> Tensor");
   m.def(
@@ -47,6 +48,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
   m.def(
       "glu_packed_backward_(Tensor(a!) grad_out, Tensor gate_up, *, str activation, bool gate_first) "
       "-> Tensor grad_gate_up");
+  m.def("glu_packed_backward_all_(Tensor(a!) grad_out, Tensor(b!) gate_up, *, str activation, bool gate_first) -> ()");
 
   m.def(
       "cross_entropy(Tensor logits, Tensor target, *, int ignore_index=-100, str reduction=\"mean\", "

@@ -14,10 +14,11 @@ import functools
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx
+from torch._functorch.partitioners import must_recompute
 from torch.fx import Node
 
 from liger_compile.evaluation import fake_mode_of
@@ -53,7 +54,7 @@ def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False, reuses
         gm: a joint graph, whose gradients depend on placeholders named "tangents...", and whose nodes carry
             `meta["val"]`.
         strict: raise what fails; else an output for which something fails is kept, and a warning says so.
-        reuses_memory: write an output over its gradient where nothing else reads that.
+        reuses_memory: write results over operands that nothing else reads.
     """
     graph = gm.graph
     if not any(_is_ours(node) for node in graph.nodes):
@@ -67,7 +68,7 @@ def give_outputs_again(gm: torch.fx.GraphModule, *, strict: bool = False, reuses
             if out is not None:
                 _give_again(graph, node, out, backward)
                 if reuses_memory:
-                    _write_over_gradient(node)
+                    _write_over_operands(node)
         except Exception as error:
             if strict:
                 raise
@@ -87,6 +88,10 @@ def _outputs() -> dict[Any, Callable[[Node], Node | None]]:
         _liger.glu_packed_backward.default: functools.partial(_output_of_glu, _liger.glu_packed_forward.default),
         _liger.rms_norm_backward.default: _output_of_norm,
     }
+
+
+def _forward_ops() -> tuple[Any, ...]:
+    return _liger.glu_forward.default, _liger.glu_packed_forward.default
 
 
 def _output_of_glu(forward_op: Any, backward_node: Node) -> Node | None:
@@ -183,31 +188,71 @@ def _give_again(graph: torch.fx.Graph, node: Node, out: Node, backward: set[Node
         graph.erase_node(unused)
 
 
-def _write_over_gradient(node: Node) -> None:
-    """Have an op that gives its output again write it over the output's gradient, which it reads for the last time."""
-    in_place = _in_place().get(node.target)
-    gradient = node.args[0]
+def _write_over_operands(node: Node) -> None:
+    """Have an op that gives its output again write results over operands that it reads for the last time: the output
+    over its gradient, and gradients over inputs that were computed again for the backward pass alone."""
+    forms = _in_place().get(node.target)
+    gradient, *inputs = node.args
     assert isinstance(gradient, Node)
-    if in_place is None or not node.kwargs.get("needs_out") or not _reads_alone(node, gradient):
+    if forms is None or not node.kwargs.get("needs_out") or not _reads_alone(node, gradient):
         return
+    bases = {_computed_again_for(node, value) for value in inputs}
+    if None in bases or len(bases) < len(inputs):
+        _call_in_place(node, forms.over_gradient)
+        return
+    _call_in_place(node, forms.over_all)
+    # An op that returns nothing gives None, and then what it has written over.
+    *gradients, out = node.meta["val"]
+    node.meta["val"] = (None, out, *gradients)
+    for user in list(node.users):
+        index = user.args[1]
+        assert isinstance(index, int)
+        user.args = (node, 1 if index == len(gradients) else 2 + index)
+
+
+def _call_in_place(node: Node, in_place: Any) -> None:
+    """Have a node call another op that takes the arguments of its own; it gives what the op gives and writes over."""
     names = [argument.name for argument in in_place._schema.arguments]
 
     def by_name(args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         named = {**dict(zip(names, args, strict=False)), **kwargs}
         return (in_place,), {name: named[name] for name in names if name in named}
 
-    # Gives what the op gives, and then what it has written over.
     node.target = torch.ops.higher_order.auto_functionalized
     node.args, node.kwargs = by_name(node.args, node.kwargs)
     if "eager_input_vals" in node.meta:
         node.meta["eager_input_vals"] = by_name(*node.meta["eager_input_vals"])
 
 
-def _in_place() -> dict[Any, Any]:
+class _Forms(NamedTuple):
+    """Forms of a backward op that write over operands."""
+
+    over_gradient: Any  # the output over its gradient
+    over_all: Any  # and the other gradients over their inputs
+
+
+def _in_place() -> dict[Any, _Forms]:
     return {
-        _liger.glu_backward.default: _liger.glu_backward_.default,
-        _liger.glu_packed_backward.default: _liger.glu_packed_backward_.default,
+        _liger.glu_backward.default: _Forms(_liger.glu_backward_.default, _liger.glu_backward_all_.default),
+        _liger.glu_packed_backward.default: _Forms(
+            _liger.glu_packed_backward_.default, _liger.glu_packed_backward_all_.default
+        ),
     }
+
+
+def _computed_again_for(node: Node, value: Any) -> Node | None:
+    """What a value is a view of, if the user's checkpointing computes that once more for the backward pass, where
+    nothing but the node reads it."""
+    if not value.meta["val"].is_contiguous():
+        return None
+    reader = node
+    while all(user is reader or user.target in _forward_ops() for user in value.users):
+        if value.op != "call_function" or value.target is operator.getitem or not must_recompute(value):
+            return None
+        if not _is_view(value):
+            return value
+        reader, value = value, value.args[0]
+    return None
 
 
 def _reads_alone(node: Node, value: Node) -> bool:

@@ -18,6 +18,7 @@ from liger_compile import backend, joint_graph
 from liger_compile.tiny_models import tiny_batch, tiny_model
 
 HIDDEN, WIDTH, BATCH, SEQUENCE = 64, 112, 2, 16
+LONGER = 24  # so that no weight has as many elements as activations have
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,7 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(BATCH, SEQUENCE, WIDTH))
+        self.bias = nn.Parameter(torch.zeros(BATCH, LONGER, WIDTH))
         self.gated = Gated(lambda product, down: down(product + self.bias).square().sum())
 
     def forward(self, x: Tensor) -> Any:
@@ -167,11 +168,38 @@ class Packed(nn.Module):
         return self.down(nn.functional.silu(gate) * up).square().sum()
 
 
+class Checkpointed(nn.Module):
+    """Computed again for the backward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.utils.checkpoint.checkpoint(self.module, x, use_reentrant=False)
+
+
+class Twice(nn.Module):
+    """The gate is read by another node of the backward pass, which comes later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(HIDDEN, WIDTH), nn.Linear(HIDDEN, WIDTH), nn.Linear(WIDTH, HIDDEN)
+
+    def forward(self, x: Tensor) -> Any:
+        gate = self.gate(x)
+        gated = self.down(nn.functional.silu(gate) * self.up(x))
+        return gated.square().sum() + gate.sin().sum()
+
+
 WRITTEN_OVER: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    # name: (module, how many [tokens, width] tensors a backward pass allocates, and where nothing is written over)
+    # name: (module, how many times [tokens, width] a backward pass allocates, and where nothing is written over)
     "gate": (lambda: Gated(lambda product, down: down(product).square().sum()), 3, 4),
-    "packed": (Packed, 1, 2),
+    "packed": (Packed, 3, 4),
     "read by another": (Shared, 3, 3),
+    "checkpointed": (lambda: Checkpointed(Gated(lambda product, down: down(product).square().sum())), 3, 6),
+    "checkpointed, packed": (lambda: Checkpointed(Packed()), 3, 6),
+    "checkpointed, gate read by another": (lambda: Checkpointed(Twice()), 5, 6),
 }
 
 
@@ -182,19 +210,20 @@ def test_an_output_is_written_over_its_gradient(
 ) -> None:
     make, *counts = WRITTEN_OVER[name]
     module = make().to(dtype)
-    x = torch.randn(BATCH, SEQUENCE, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    x = torch.randn(BATCH, LONGER, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
     def measured() -> tuple[list[Tensor], int]:
         run = compiled(module, "inductor")
         result = gradients(module, lambda: run(x))
         loss = run(x)
         sizes = allocated_bytes(loss.backward, tmp_path)
-        return result, sizes.count(BATCH * SEQUENCE * WIDTH * dtype.itemsize)
+        one = BATCH * LONGER * WIDTH * dtype.itemsize
+        return result, sizes.count(one) + 2 * sizes.count(2 * one)
 
     with torch._inductor.config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
         ours, count = measured()
         torch._dynamo.reset()
-        monkeypatch.setattr(joint_graph, "_write_over_gradient", lambda node: None)
+        monkeypatch.setattr(joint_graph, "_write_over_operands", lambda node: None)
         plain, more = measured()
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
     assert (count, more) == tuple(counts)

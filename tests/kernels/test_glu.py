@@ -108,6 +108,12 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {  # of a [6, 4, 1200] tensor
 }
 
 
+def spaced_like(values: Tensor) -> Tensor:
+    """The values in rows with a gap between them."""
+    spaced = values.new_empty(*values.shape[:-1], values.shape[-1] + 8)[..., 8:]
+    return spaced.copy_(values)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @for_activations
@@ -128,10 +134,12 @@ def test_layouts_change_no_value(device: str, layout: str, dtype: torch.dtype, a
         tolerance = 2**-23 if dtype == torch.float32 else 0.0  # of one rounding, between two kernels on a GPU
         torch.testing.assert_close(again[2], out, rtol=tolerance, atol=0.0)
         assert again[2].is_contiguous()
-        spaced = torch.empty(*out.shape[:-1], out.shape[-1] + 8, dtype=dtype, device=device)[..., 8:]
-        for overwritten in (plain[2].clone(), spaced.copy_(plain[2])):
+        for overwritten in (plain[2].clone(), spaced_like(plain[2])):
             in_place = ops.glu_backward_(overwritten, *inputs[:2], activation=activation)
             assert all(map(torch.equal, (*in_place, overwritten), (*wanted[:2], again[2])))
+            inputs_ = overwritten.copy_(plain[2]), spaced_like(plain[0]), plain[1].clone()
+            ops.glu_backward_all_(*inputs_, activation=activation)
+            assert all(map(torch.equal, inputs_, (again[2], *wanted[:2])))
 
 
 @for_dtypes
@@ -151,8 +159,11 @@ def test_packed_is_glu_of_the_halves(device: str, dtype: torch.dtype, gate_first
     assert torch.equal(packed, torch.cat(halves, dim=-1))
     options = {"activation": "silu", "gate_first": gate_first, "needs_out": True}
     assert all(map(torch.equal, ops.glu_packed_backward(grad_out, gate_up, **options), (packed, out)))
-    assert torch.equal(packed, ops.glu_packed_backward_(grad_out, gate_up, activation="silu", gate_first=gate_first))
-    assert torch.equal(grad_out, out)
+    overwritten, twice = grad_out.clone(), spaced_like(gate_up)
+    in_place = ops.glu_packed_backward_(overwritten, gate_up, activation="silu", gate_first=gate_first)
+    assert torch.equal(in_place, packed) and torch.equal(overwritten, out)
+    ops.glu_packed_backward_all_(grad_out, twice, activation="silu", gate_first=gate_first)
+    assert torch.equal(twice, packed) and torch.equal(grad_out, out)
     assert packed.is_contiguous()
 
 
@@ -241,6 +252,7 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
         torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), options)
         torch.library.opcheck(ops.glu_packed_backward.default, (half, gate), {**options, "needs_out": True})
         torch.library.opcheck(ops.glu_packed_backward_.default, (half.contiguous(), gate), options)
+        torch.library.opcheck(ops.glu_packed_backward_all_.default, (half.contiguous(), gate.clone()), options)
     torch.library.opcheck(
         ops.glu.default, (gate.clone().requires_grad_(), up.clone().requires_grad_()), {"activation": activation}
     )
@@ -251,6 +263,8 @@ def test_opcheck(device: str, dtype: torch.dtype, activation: str) -> None:
     )
     torch.library.opcheck(ops.glu_backward.default, (grad_out, gate, up), {"activation": activation, "needs_out": True})
     torch.library.opcheck(ops.glu_backward_.default, (grad_out.clone(), gate, up), {"activation": activation})
+    overwritten = tuple(x.clone() for x in (grad_out, gate, up))
+    torch.library.opcheck(ops.glu_backward_all_.default, overwritten, {"activation": activation})
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -282,8 +296,8 @@ def test_without_gradients(device: str, mode: Callable[[], torch.no_grad]) -> No
     torch.testing.assert_close(packed, eager_packed_of("gelu", True)(gate).detach())
 
 
-def error_cases() -> dict[str, tuple[str, tuple[object, ...], dict[str, object], str]]:
-    x, silu = torch.ones(2, 6), {"activation": "silu"}
+def error_cases(device: str) -> dict[str, tuple[str, tuple[Tensor, ...], dict[str, object], str]]:
+    x, silu = torch.ones(2, 6, device=device), {"activation": "silu"}
     unknown = r'activation must be "silu", "gelu" or "gelu_tanh", got "relu"'
     return {
         "activation": ("glu", (x, x), {"activation": "relu"}, f"liger::glu: {unknown}"),
@@ -306,6 +320,24 @@ def error_cases() -> dict[str, tuple[str, tuple[object, ...], dict[str, object],
             silu | {"gate_first": True},
             "grad_out must have contiguous rows at equal distances: it is overwritten",
         ),
+        "gate strides": (
+            "glu_backward_all_",
+            (x, x[:1].expand(2, 6), x),
+            silu,
+            "gate must have contiguous rows at equal distances: it is overwritten",
+        ),
+        "up strides": (
+            "glu_backward_all_",
+            (x, x, x[:1].expand(2, 6)),
+            silu,
+            "up must have contiguous rows at equal distances: it is overwritten",
+        ),
+        "packed strides": (
+            "glu_packed_backward_all_",
+            (x[:, :3], x[:1].expand(2, 6)),
+            silu | {"gate_first": True},
+            "gate_up must have contiguous rows at equal distances: it is overwritten",
+        ),
         "odd": ("glu_packed", (x[:, :5],), silu, r"gate_up must have an even last dimension, got shape \[2, 5\]"),
         "packed dtype": ("glu_packed", (x.int(),), silu, "gate_up must be float32, bfloat16 or float16, got int32"),
         "packed grad shape": (
@@ -317,12 +349,11 @@ def error_cases() -> dict[str, tuple[str, tuple[object, ...], dict[str, object],
     }
 
 
-@pytest.mark.parametrize("case", error_cases())
+@pytest.mark.parametrize("case", error_cases("cpu"))
 def test_errors_name_argument_expected_and_actual(device: str, case: str) -> None:
-    name, args, kwargs, message = error_cases()[case]
-    moved = [arg.to(device) if isinstance(arg, Tensor) else arg for arg in args]
+    name, args, kwargs, message = error_cases(device)[case]
     with pytest.raises(RuntimeError, match=message):
-        getattr(ops, name)(*moved, **kwargs)
+        getattr(ops, name)(*args, **kwargs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")

@@ -32,7 +32,8 @@ struct GluArgs {
 };
 
 // grad_gate = grad_out * up * act'(gate);  grad_up = grad_out * act(gate)
-// and `out` of the forward pass again: in half types bit for bit.
+// and `out` of the forward pass again: in half types bit for bit. Results may lie where operands do, each over its own:
+// out over grad_out, grad_gate over gate and grad_up over up, with its strides.
 struct GluBackwardArgs {
   const void* grad_out;  // [rows, width]
   const void* gate;      // [rows, width]

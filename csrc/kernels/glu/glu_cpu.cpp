@@ -1,4 +1,5 @@
 // The gated linear unit on the CPU. Work is split by elements, not rows, so that one long row uses every thread.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -110,18 +111,33 @@ void forward_span(const T* gate, const T* up, T* out, std::int64_t count) {
   last_out.write(out + j, count - j);
 }
 
+// At most a block, through copies: a result may lie over its operand.
 template <Activation kActivation, typename T>
-void backward_span(const T* grad_out, const T* gate, const T* up, T* grad_gate, T* grad_up, std::int64_t count) {
+void backward_part(const T* grad_out, const T* gate, const T* up, T* grad_gate, T* grad_up, T* out,
+                   std::int64_t count) {
+  const PartialBlock<T> grads(grad_out, count), gates(gate, count), ups(up, count);
+  PartialBlock<T> gate_result, up_result, out_result;
+  backward_block<kActivation>(grads.values, gates.values, ups.values, gate_result.values, up_result.values);
+  gate_result.write(grad_gate, count);
+  up_result.write(grad_up, count);
+  if (out == nullptr) return;
+  forward_block<kActivation>(gates.values, ups.values, out_result.values);
+  out_result.write(out, count);
+}
+
+template <Activation kActivation, typename T>
+void backward_span(const T* grad_out, const T* gate, const T* up, T* grad_gate, T* grad_up, T* out,
+                   std::int64_t count) {
+  const bool over_inputs = grad_gate == gate || grad_up == up;
   std::int64_t j = 0;
-  for (; j + kBlock <= count; j += kBlock) {
+  for (; j + kBlock <= count && !over_inputs; j += kBlock) {
     backward_block<kActivation>(grad_out + j, gate + j, up + j, grad_gate + j, grad_up + j);
+    if (out != nullptr) forward_block<kActivation>(gate + j, up + j, out + j);
   }
-  if (j == count) return;
-  const PartialBlock<T> last_grad(grad_out + j, count - j), last_gate(gate + j, count - j), last_up(up + j, count - j);
-  PartialBlock<T> gate_result, up_result;
-  backward_block<kActivation>(last_grad.values, last_gate.values, last_up.values, gate_result.values, up_result.values);
-  gate_result.write(grad_gate + j, count - j);
-  up_result.write(grad_up + j, count - j);
+  for (; j < count; j += kBlock) {
+    backward_part<kActivation>(grad_out + j, gate + j, up + j, grad_gate + j, grad_up + j,
+                               out == nullptr ? out : out + j, std::min(kBlock, count - j));
+  }
 }
 
 // span(row, column, count) for the pieces of rows that elements [begin, end) of all rows lie in.
@@ -166,15 +182,13 @@ Status glu_backward<LIGER_ISA_LEVEL>(const GluBackwardArgs& args, const LaunchCo
     using T = typename decltype(type)::type;
     dispatch_activation(args.activation, [&](auto activation) {
       const auto span = [&](std::int64_t row, std::int64_t column, std::int64_t count) {
+        auto* out = static_cast<T*>(args.out);
         backward_span<activation.value>(static_cast<const T*>(args.grad_out) + row * args.grad_out_stride + column,
                                         static_cast<const T*>(args.gate) + row * args.gate_stride + column,
                                         static_cast<const T*>(args.up) + row * args.up_stride + column,
                                         static_cast<T*>(args.grad_gate) + row * args.grad_gate_stride + column,
-                                        static_cast<T*>(args.grad_up) + row * args.grad_up_stride + column, count);
-        if (args.out == nullptr) return;
-        forward_span<activation.value>(static_cast<const T*>(args.gate) + row * args.gate_stride + column,
-                                       static_cast<const T*>(args.up) + row * args.up_stride + column,
-                                       static_cast<T*>(args.out) + row * args.out_stride + column, count);
+                                        static_cast<T*>(args.grad_up) + row * args.grad_up_stride + column,
+                                        out == nullptr ? out : out + row * args.out_stride + column, count);
       };
       for_ranges(context, args.rows * args.width, kGrainElements,
                  [&](std::int64_t begin, std::int64_t end) { for_spans(args.width, begin, end, span); });

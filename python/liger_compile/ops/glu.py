@@ -15,8 +15,9 @@ gate_up, and tensors that do not go together.
 
 The gradients are computed from the inputs, which are all that is kept. Both gradients come from one pass; that of
 glu_packed is one tensor like gate_up. No second derivatives. The backward ops give the result once more where it is
-asked for: as their last output (needs_out), or, those named with an underscore, in place of the gradient of the result,
-whose rows must be contiguous, at equal distances and none of them twice.
+asked for: as their last output (needs_out), or, those named with an underscore, in place of the gradient of the result.
+Those named `..._all_` write the other gradients in place, too, each over its input. What is overwritten must have
+contiguous rows at equal distances, none of them twice, and share no memory with another argument.
 """
 
 from __future__ import annotations
@@ -82,6 +83,10 @@ def _fake_backward_(grad_out: Tensor, gate: Tensor, up: Tensor, *, activation: s
     return gate.new_empty(gate.shape), up.new_empty(up.shape)
 
 
+def _fake_backward_all_(grad_out: Tensor, gate: Tensor, up: Tensor, *, activation: str) -> None:
+    pass
+
+
 def _fake_packed(gate_up: Tensor, *, activation: str, gate_first: bool = True) -> Tensor:
     return gate_up.new_empty((*gate_up.shape[:-1], gate_up.shape[-1] // 2))
 
@@ -96,14 +101,20 @@ def _fake_packed_backward_(grad_out: Tensor, gate_up: Tensor, *, activation: str
     return gate_up.new_empty(gate_up.shape)
 
 
+def _fake_packed_backward_all_(grad_out: Tensor, gate_up: Tensor, *, activation: str, gate_first: bool) -> None:
+    pass
+
+
 def register() -> None:
     register_fake("glu", _fake)
     register_fake("glu_forward", _fake)
     register_fake("glu_backward", _fake_backward)
     register_fake("glu_backward_", _fake_backward_)
+    register_fake("glu_backward_all_", _fake_backward_all_)
     register_fake("glu_packed", _fake_packed)
     register_fake("glu_packed_forward", _fake_packed)
     register_fake("glu_packed_backward", _fake_packed_backward)
     register_fake("glu_packed_backward_", _fake_packed_backward_)
+    register_fake("glu_packed_backward_all_", _fake_packed_backward_all_)
     register_autograd("glu", _glu, torch.ops.liger.glu_forward)
     register_autograd("glu_packed", _glu_packed, torch.ops.liger.glu_packed_forward)
