@@ -58,10 +58,6 @@ def longest(fits: Fits, first: int, most: int, step: int) -> int:
 
 def build_step(arguments: argparse.Namespace) -> Callable[[int], None]:
     """Trains one step on a random sequence of the given length."""
-    if arguments.one == "liger-kernel":
-        from importlib import import_module
-
-        import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
     model = build_model(arguments)
     run: Any = model
     if arguments.one == "torch.compile":

@@ -1,6 +1,7 @@
-"""Forward and backward of an unpatched transformers Llama: eager, torch.compile and ours.
+"""Forward and backward of a transformers Llama: eager, torch.compile, ours, and patched by liger-kernel in eager mode.
 
     python bench/train_step.py --shape 1b --batch 4 --sequence 4096
+    python bench/train_step.py --shape 8b4 --variants torch.compile,liger-kernel,ours --checkpointing
 
 Each variant runs in a process of its own, so that its memory is its own. Time is the median step; memory is the peak
 above the weights (gradients count). No optimizer. The table goes to stdout, everything to a JSON file.
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import torch
 
 from _timing import Timing, format_table, machine, timing_of, write_results
 
-VARIANTS = ("eager", "torch.compile", "ours")
+VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
+PATCHED = "liger-kernel"  # where it is installed
 MASKS = ("none", "ones", "left", "right", "packed")
 
 # hidden, intermediate, layers, heads, key and value heads, head_dim, vocabulary, tied embeddings
@@ -47,6 +50,7 @@ def parser_of_models(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing of every layer")
     parser.add_argument("--rewrite", default="auto", choices=("auto", "all", "none"), help="ours: option rewrite")
     parser.add_argument("--disable", default="", help="ours: rules to leave out, with commas")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the variant to build
     return parser
 
 
@@ -54,16 +58,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = parser_of_models(__doc__ or "")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=4096)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run, with commas")
+    parser.add_argument("--variants", default="eager,torch.compile,ours", help="which to run, with commas")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path("bench/results/train_step.json"))
-    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def build_model(arguments: argparse.Namespace) -> Any:
-    """An unpatched transformers Llama of the shape, random weights, in training mode."""
+    """A transformers Llama of the shape, random weights, in training mode; patched only for that variant."""
+    if arguments.one == PATCHED:
+        import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, tied = SHAPES[arguments.shape]
@@ -113,7 +118,7 @@ def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch
     def loss_of(**batch: torch.Tensor) -> torch.Tensor:
         return model(**batch).loss
 
-    if arguments.one == "eager":
+    if arguments.one in ("eager", PATCHED):
         return loss_of
     keywords: dict[str, Any] = {}
     if arguments.one == "ours":
