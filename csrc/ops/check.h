@@ -66,7 +66,23 @@ inline std::string text_of(double value) {
   return text;
 }
 
-// Throws an error made of `parts` unless `condition` holds.
+// Parts of messages that cost nothing until one is made.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+struct DeviceOf {
+  const Tensor& tensor;
+};
+inline std::string text_of(const ShapeOf& shape) { return text_of(shape_of(shape.tensor)); }
+inline std::string text_of(const DeviceOf& device) {
+  if (device.tensor.is_cpu()) return "cpu";
+  const std::string type = device.tensor.is_cuda() ? "cuda" : "device";
+  return type + ":" + std::to_string(device.tensor.get_device_index());
+}
+inline std::string text_of(std::optional<TorchDtype> dtype) { return dtype ? text_of(*dtype) : "None"; }
+
+// Throws an error made of `parts` unless `condition` holds. The parts become text only then: a check that passes is
+// part of every call.
 template <typename... Parts>
 void require(bool condition, const Parts&... parts) {
   if (!condition) throw std::runtime_error((text_of(parts) + ...));
@@ -85,7 +101,7 @@ inline kernels::ScalarType kernel_dtype(const Argument& argument, TorchDtype dty
     case TorchDtype::Half:
       return kernels::ScalarType::float16;
     default:
-      require(false, argument, " must be float32, bfloat16 or float16, got ", text_of(dtype));
+      require(false, argument, " must be float32, bfloat16 or float16, got ", dtype);
       return kernels::ScalarType::float32;
   }
 }
@@ -96,31 +112,25 @@ inline kernels::ScalarType kernel_dtype(const Argument& argument, const Tensor& 
 
 inline void require_dtype(const Argument& argument, const Tensor& tensor, TorchDtype expected) {
   const auto actual = tensor.scalar_type();
-  require(actual == expected, argument, " must be ", text_of(expected), ", got ", text_of(actual));
+  require(actual == expected, argument, " must be ", expected, ", got ", actual);
 }
 
 inline void require_shape(const Argument& argument, const Tensor& tensor, const Shape& expected) {
-  const Shape actual = shape_of(tensor);
-  require(actual == expected, argument, " must have shape ", text_of(expected), ", got ", text_of(actual));
+  const auto actual = tensor.sizes();
+  const bool equal = std::equal(actual.begin(), actual.end(), expected.begin(), expected.end());
+  require(equal, argument, " must have shape ", expected, ", got ", ShapeOf{tensor});
 }
 
 inline void require_min_rank(const Argument& argument, const Tensor& tensor, std::int64_t rank) {
-  require(tensor.dim() >= rank, argument, " must have at least ", rank, " dimension(s), got shape ",
-          text_of(shape_of(tensor)));
-}
-
-inline std::string device_text(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "cpu";
-  const std::string type = tensor.is_cuda() ? "cuda" : "device";
-  return type + ":" + std::to_string(tensor.get_device_index());
+  require(tensor.dim() >= rank, argument, " must have at least ", rank, " dimension(s), got shape ", ShapeOf{tensor});
 }
 
 inline void require_same_device(const Argument& argument, const Tensor& tensor, const Argument& first_argument,
                                 const Tensor& first) {
   const bool same = tensor.is_cpu() == first.is_cpu() && tensor.is_cuda() == first.is_cuda() &&
                     tensor.get_device_index() == first.get_device_index();
-  require(same, argument, " must be on the device of ", first_argument.name, " (", device_text(first), "), got ",
-          device_text(tensor));
+  require(same, argument, " must be on the device of ", first_argument.name, " (", DeviceOf{first}, "), got ",
+          DeviceOf{tensor});
 }
 
 // A tensor seen as [rows, width] with one stride between rows and neighbouring elements in a row. Holds the tensor: a

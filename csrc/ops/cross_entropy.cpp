@@ -15,8 +15,7 @@ kernels::CrossEntropyLogits logits_from(const char* op, const RowView& rows, con
 RowView checked_logits(const char* op, const Tensor& logits) {
   const Argument argument{op, "logits"};
   require_min_rank(argument, logits, 1);
-  require(logits.size(logits.dim() - 1) > 0, argument, " must have at least one class, got shape ",
-          text_of(shape_of(logits)));
+  require(logits.size(logits.dim() - 1) > 0, argument, " must have at least one class, got shape ", ShapeOf{logits});
   return row_view(logits);
 }
 

@@ -75,11 +75,10 @@ inline Tensor checked_target(const char* op, const Tensor& target, const Argumen
                              std::int64_t rows, std::int64_t vocab, const CrossEntropyOptions& options) {
   const Argument argument{op, "target"};
   const auto dtype = target.scalar_type();
-  require(dtype == TorchDtype::Long || dtype == TorchDtype::Int, argument, " must be int64 or int32, got ",
-          text_of(dtype));
+  require(dtype == TorchDtype::Long || dtype == TorchDtype::Int, argument, " must be int64 or int32, got ", dtype);
   require_same_device(argument, target, rows_argument, like);
   require(target.numel() == rows, argument, " must have one element per row of ", rows_argument.name, " (", rows,
-          "), got shape ", text_of(shape_of(target)));
+          "), got shape ", ShapeOf{target});
   Tensor classes = as_contiguous(target);
   require_targets_in_range(target_from(classes, options, 0), rows, vocab);
   return classes;
@@ -141,7 +140,7 @@ inline LossGradient loss_gradient(const char* op, const Tensor& grad_loss, const
                                   std::int64_t rows) {
   const bool is_per_row = options.reduction == Reduction::none;
   require(grad_loss.numel() == (is_per_row ? rows : 1), Argument{op, "grad_loss"}, " must have ", is_per_row ? rows : 1,
-          " element(s), got shape ", text_of(shape_of(grad_loss)));
+          " element(s), got shape ", ShapeOf{grad_loss});
   const Tensor wide = torch::stable::to(grad_loss, TorchDtype::Float);
   return {as_contiguous(wide), is_per_row ? 1 : 0};
 }

@@ -40,7 +40,7 @@ Shape checked_half_shape(const char* op, const Tensor& gate_up) {
   require_min_rank(argument, gate_up, 1);
   kernel_dtype(argument, gate_up);
   Shape shape = shape_of(gate_up);
-  require(shape.back() % 2 == 0, argument, " must have an even last dimension, got shape ", text_of(shape));
+  require(shape.back() % 2 == 0, argument, " must have an even last dimension, got shape ", shape);
   shape.back() /= 2;
   return shape;
 }

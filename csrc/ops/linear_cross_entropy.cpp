@@ -171,7 +171,7 @@ Upstream make_upstream(const Problem& problem, const std::optional<Tensor>& grad
     if (!tensor) return std::nullopt;
     require_dtype({op, name}, *tensor, problem.torch_dtype());
     require(tensor->numel() == problem.tokens * problem.vocab, Argument{op, name}, " must have ", problem.tokens, " x ",
-            problem.vocab, " elements, got shape ", text_of(shape_of(*tensor)));
+            problem.vocab, " elements, got shape ", ShapeOf{*tensor});
     return as_matrix(*tensor, problem.tokens, problem.vocab);
   };
   std::optional<LossGradient> loss;

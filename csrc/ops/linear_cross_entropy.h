@@ -91,12 +91,11 @@ struct Problem {
 inline void check_dtypes(const char* op, const Tensor& hidden, const Tensor& weight,
                          const std::optional<Tensor>& bias) {
   require(weight.scalar_type() == hidden.scalar_type(), Argument{op, "weight"},
-          " must have the dtype of hidden_states (", text_of(hidden.scalar_type()), "), got ",
-          text_of(weight.scalar_type()));
+          " must have the dtype of hidden_states (", hidden.scalar_type(), "), got ", weight.scalar_type());
   require_same_device({op, "weight"}, weight, {op, "hidden_states"}, hidden);
   if (!bias) return;
   require(bias->scalar_type() == hidden.scalar_type(), Argument{op, "bias"}, " must have the dtype of hidden_states (",
-          text_of(hidden.scalar_type()), "), got ", text_of(bias->scalar_type()));
+          hidden.scalar_type(), "), got ", bias->scalar_type());
   require_shape({op, "bias"}, *bias, {weight.size(0)});
   require_same_device({op, "bias"}, *bias, {op, "hidden_states"}, hidden);
 }
@@ -107,7 +106,7 @@ inline Problem make_problem(const char* op, const Tensor& hidden_states, const T
   require_min_rank({op, "hidden_states"}, hidden_states, 1);
   const std::int64_t hidden_size = hidden_states.size(hidden_states.dim() - 1);
   require(weight.dim() == 2 && weight.size(1) == hidden_size && weight.size(0) > 0, Argument{op, "weight"},
-          " must have shape [vocab, ", hidden_size, "], got ", text_of(shape_of(weight)));
+          " must have shape [vocab, ", hidden_size, "], got ", ShapeOf{weight});
   check_dtypes(op, hidden_states, weight, bias);
   Shape leading = shape_of(hidden_states);
   leading.pop_back();

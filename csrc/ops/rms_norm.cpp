@@ -39,11 +39,10 @@ void check_dtypes(const char* op, TorchDtype hidden, std::optional<TorchDtype> w
   kernel_dtype({op, "hidden_states"}, hidden);
   const bool half = hidden != TorchDtype::Float;
   const bool out_fits = out == hidden || (half && out == TorchDtype::Float && weight != hidden);
-  require(out_fits, "liger::", op, ": out_dtype ", text_of(out), " is not supported with hidden_states ",
-          text_of(hidden), " and weight ", weight ? text_of(*weight) : "None");
+  require(out_fits, "liger::", op, ": out_dtype ", out, " is not supported with hidden_states ", hidden, " and weight ",
+          weight);
   const bool weight_fits = !weight || *weight == hidden || (half && *weight == TorchDtype::Float);
-  require(weight_fits, "liger::", op, ": weight must be ", text_of(hidden), half ? " or float32" : "", ", got ",
-          weight ? text_of(*weight) : "None");
+  require(weight_fits, "liger::", op, ": weight must be ", hidden, half ? " or float32" : "", ", got ", weight);
 }
 
 void fill_weight(const std::optional<Tensor>& weight, const void** data, kernels::ScalarType* dtype,

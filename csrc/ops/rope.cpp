@@ -33,15 +33,17 @@ struct LeadingDims {
 
 LeadingDims leading_dims(const Tensor& tensor) {
   LeadingDims dims;
-  const std::int64_t missing = kLeadingDims + 1 - tensor.dim();
-  for (std::int64_t dim = 0; dim + 1 < tensor.dim(); ++dim) {
-    dims.sizes[dim + missing] = tensor.size(dim);
-    dims.strides[dim + missing] = tensor.size(dim) == 1 ? 0 : tensor.stride(dim);
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  const std::int64_t rank = static_cast<std::int64_t>(sizes.size()), missing = kLeadingDims + 1 - rank;
+  for (std::int64_t dim = 0; dim + 1 < rank; ++dim) {
+    dims.sizes[dim + missing] = sizes[dim];
+    dims.strides[dim + missing] = sizes[dim] == 1 ? 0 : strides[dim];
   }
   return dims;
 }
 
-std::int64_t last_size(const Tensor& tensor) { return tensor.size(tensor.dim() - 1); }
+std::int64_t last_size(const Tensor& tensor) { return tensor.sizes().back(); }
 
 // Are neighbouring channels neighbours in memory, as the kernel needs?
 bool has_unit_last_stride(const Tensor& tensor) {
@@ -56,20 +58,21 @@ void check_rotated(const RopeNames& names, const Tensor& query, const Tensor& ke
   const Argument query_argument{names.op, names.query}, key_argument{names.op, names.key};
   kernel_dtype(query_argument, query);
   require(query.dim() >= 2 && query.dim() <= 4, query_argument, " must have 2 to 4 dimensions, got shape ",
-          text_of(shape_of(query)));
+          ShapeOf{query});
   require_same_device(key_argument, key, query_argument, query);
   require_dtype(key_argument, key, query.scalar_type());
   require(key.dim() == query.dim() && last_size(key) == last_size(query), key_argument, " must have the rank and last ",
-          "dimension of ", names.query, " ", text_of(shape_of(query)), ", got shape ", text_of(shape_of(key)));
+          "dimension of ", names.query, " ", ShapeOf{query}, ", got shape ", ShapeOf{key});
 }
 
 void check_broadcasts(const RopeNames& names, const Tensor& cos, const char* rotated_name, const Tensor& rotated) {
-  bool broadcasts = cos.dim() == rotated.dim();
-  for (std::int64_t dim = 0; broadcasts && dim + 1 < cos.dim(); ++dim) {
-    broadcasts = cos.size(dim) == 1 || cos.size(dim) == rotated.size(dim);
+  const auto sizes = cos.sizes(), rotated_sizes = rotated.sizes();
+  bool broadcasts = sizes.size() == rotated_sizes.size();
+  for (std::size_t dim = 0; broadcasts && dim + 1 < sizes.size(); ++dim) {
+    broadcasts = sizes[dim] == 1 || sizes[dim] == rotated_sizes[dim];
   }
-  require(broadcasts, Argument{names.op, "cos"}, " must have the rank of ", rotated_name, " ",
-          text_of(shape_of(rotated)), " and leading dimensions equal to its or 1, got shape ", text_of(shape_of(cos)));
+  require(broadcasts, Argument{names.op, "cos"}, " must have the rank of ", rotated_name, " ", ShapeOf{rotated},
+          " and leading dimensions equal to its or 1, got shape ", ShapeOf{cos});
 }
 
 void check_tables(const RopeNames& names, const Tensor& cos, const Tensor& sin, const Tensor& query,
@@ -80,13 +83,13 @@ void check_tables(const RopeNames& names, const Tensor& cos, const Tensor& sin, 
   const TorchDtype dtype = cos.scalar_type(), rotated = query.scalar_type();
   const char* choice = rotated == TorchDtype::Float ? "" : " or the dtype of ";
   require(dtype == TorchDtype::Float || dtype == rotated, cos_argument, " must be float32", choice,
-          *choice == 0 ? "" : names.query, ", got ", text_of(dtype));
+          *choice == 0 ? "" : names.query, ", got ", dtype);
   require_dtype(sin_argument, sin, dtype);
   check_broadcasts(names, cos, names.query, query);
   check_broadcasts(names, cos, names.key, key);
   require(last_size(cos) % 2 == 0 && last_size(cos) <= last_size(query), cos_argument,
           " must have an even last dimension of at most ", last_size(query), ", the last one of ", names.query,
-          ", got shape ", text_of(shape_of(cos)));
+          ", got shape ", ShapeOf{cos});
   require_shape(sin_argument, sin, shape_of(cos));
 }
 
@@ -210,7 +213,7 @@ bool is_permutation(const Order& order, std::int64_t rank) {
 Tensor empty_in_order(const Argument& order_argument, const Tensor& like, const Order& order) {
   if (order.empty()) return new_empty_like(like);
   require(is_permutation(order, like.dim()), order_argument, " must be empty or a permutation of the ", like.dim(),
-          " dimensions, got ", text_of(order));
+          " dimensions, got ", order);
   const Shape shape = shape_of(like);
   return empty_strided(like, shape, dense_strides(shape, order));
 }
