@@ -18,6 +18,7 @@ import torch.fx
 from liger_compile.apply import Condition, Plan, Planner, apply_plans
 from liger_compile.evaluation import EditDeclined, EditFailed
 from liger_compile.on_demand import OnDemand, cut_out, why_logits_kept
+from liger_compile.profit import why_left
 from liger_compile.regions import Region, Regions
 from liger_compile.reporting import Failure, Record, Report, merge
 
@@ -58,12 +59,6 @@ def rule_names() -> tuple[str, ...]:
     from liger_compile import _rewriter
 
     return tuple(_rewriter.rule_names())
-
-
-def profitable(record: Record, device: torch.device, inner: str) -> bool:
-    """Whether a rewrite pays on this device with this inner compiler; asked under rewrite="auto" only."""
-    del record, device, inner  # every rewrite is accepted until there are measurements that say otherwise
-    return True
 
 
 class Rewriting:
@@ -280,11 +275,16 @@ class _Part:
             self._failures.append(_failure(edit.rule, error))
             self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=f"failed inside: {error}")
         else:
-            if self.settings.rewrite == "auto" and not profitable(record, plan.device, self.settings.inner):
-                reason = f"left to {self.settings.inner}, which is faster here; rewrite='all' rewrites it all the same"
+            if reason := self._why_left(edit.rule, plan):
                 self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=reason)
             else:
                 self.plans[edit.record] = plan
+
+    def _why_left(self, rule: str, plan: Plan) -> str:
+        if self.settings.rewrite != "auto":
+            return ""
+        shapes = [node.meta["example_value"].shape for node, _ in plan.results]
+        return why_left(rule, shapes, plan.device.type, self.settings.inner)
 
 
 def _parts(part: _Part, seen: set[int]) -> Iterator[_Part]:
