@@ -114,9 +114,9 @@ def _output_of_norm(backward_node: Node) -> Node | None:
         return None
     forward_node = rstd.args[0]
     assert isinstance(forward_node, Node)
-    # What runs again in a checkpointed region makes this output again in any case, as its layers' input.
-    norms = (_liger.rms_norm_forward.default, _liger.add_rms_norm_forward.default)
-    if forward_node.target not in norms or "recompute" in forward_node.meta:
+    # Also in a checkpointed region, which makes this output again as its layers' input: it need not wait for the
+    # gradients of their weights.
+    if forward_node.target not in (_liger.rms_norm_forward.default, _liger.add_rms_norm_forward.default):
         return None
     return next((user for user in forward_node.users if user.target is operator.getitem and user.args[1] == 0), None)
 

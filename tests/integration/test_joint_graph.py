@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch._functorch.config as functorch_config
+from small_models import Block
 from torch import Tensor, nn
 
 import liger_compile
-from allocations import allocated_bytes
+from allocations import allocated_bytes, peak_bytes
 from liger_compile import backend, joint_graph
 from liger_compile.tiny_models import tiny_batch, tiny_model
 
@@ -227,6 +228,28 @@ def test_an_output_is_written_over_its_gradient(
         plain, more = measured()
     assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
     assert (count, more) == tuple(counts)
+
+
+def test_a_recomputed_norm_does_not_wait_for_the_gradients_of_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = Checkpointed(Block(HIDDEN, WIDTH)).bfloat16()
+    x = torch.randn(BATCH, 40 * LONGER, HIDDEN, dtype=torch.bfloat16).requires_grad_()
+
+    def measured() -> tuple[list[Tensor], int]:
+        run = compiled(module, "inductor")
+        result = gradients(module, lambda: run(x).square().sum())
+        loss = run(x).square().sum()
+        return result, peak_bytes(loss.backward, tmp_path)
+
+    with torch._inductor.config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
+        ours, peak = measured()
+        torch._dynamo.reset()
+        monkeypatch.setattr(joint_graph, "_output_of_norm", lambda node: None)
+        plain, higher_peak = measured()
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+    assert peak < higher_peak
 
 
 def test_frozen_gates_keep_the_output() -> None:
