@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from _models import SHAPES, build_model
 from _timing import format_table, machine, write_results
-from train_step import SHAPES, build_model, run_variants
+from train_step import run_variants
 
 VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
 Fits = Callable[[int], bool]
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("bench/results/longest_sequence.json"))
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     parsed = parser.parse_args(argv)
-    parsed.sequence, parsed.checkpointing = parsed.most, True  # as build_model wants to know
+    parsed.sequence, parsed.checkpointing, parsed.attention = parsed.most, True, "sdpa"  # as build_model wants to know
     return parsed
 
 

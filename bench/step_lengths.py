@@ -1,4 +1,4 @@
-"""Forward and backward of an unpatched transformers Llama over sequence lengths: plain torch.compile against ours.
+"""Forward and backward of an unpatched transformers model over sequence lengths: plain torch.compile against ours.
 
     python bench/step_lengths.py --shape 1b --lengths 128,512,2048
     python bench/step_lengths.py --mask left --lengths 4096
@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from _models import build_batch, build_model, build_step, parser_of_models
 from _timing import Call, Timing, compare, format_table, machine, write_results
-from train_step import build_batch, build_model, build_step, parser_of_models
 
 VARIANTS = ("torch.compile", "ours")
 

@@ -1,4 +1,4 @@
-"""Forward and backward of a transformers Llama: eager, torch.compile, ours, and patched by liger-kernel in eager mode.
+"""Forward and backward of a transformers model: eager, torch.compile, ours, and patched by liger-kernel in eager mode.
 
     python bench/train_step.py --shape 1b --batch 4 --sequence 4096
     python bench/train_step.py --shape 8b4 --variants torch.compile,liger-kernel,ours --checkpointing
@@ -17,41 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from _models import PATCHED, build_batch, build_model, build_step, parser_of_models
 from _timing import Timing, format_table, machine, timing_of, write_results
 
-VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
-PATCHED = "liger-kernel"  # where it is installed
-MASKS = ("none", "ones", "left", "right", "packed")
-
-# hidden, intermediate, layers, heads, key and value heads, head_dim, vocabulary, tied embeddings
-SHAPES: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
-    "1b": (2048, 8192, 16, 32, 8, 64, 128256, True),
-    "8b": (4096, 14336, 32, 32, 8, 128, 128256, False),
-    "8b4": (4096, 14336, 4, 32, 8, 128, 128256, False),
-    "tiny": (256, 704, 4, 8, 4, 32, 8192, True),
-}
-
-
-def parser_of_models(description: str) -> argparse.ArgumentParser:
-    """Options that say which model is compiled, how, and what it is given."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="1b")
-    parser.add_argument("--layers", type=int, help="instead of the shape's")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compiled", choices=("model", "loss"), default="model", help="see build_step")
-    parser.add_argument("--mask", choices=MASKS, default="none", help="see build_batch")
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing of every layer")
-    parser.add_argument("--rewrite", default="auto", choices=("auto", "all", "none"), help="ours: option rewrite")
-    parser.add_argument("--disable", default="", help="ours: rules to leave out, with commas")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the variant to build
-    return parser
+VARIANTS = ("eager", "torch.compile", PATCHED, "ours")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,71 +37,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path("bench/results/train_step.json"))
     return parser.parse_args(argv)
-
-
-def build_model(arguments: argparse.Namespace) -> Any:
-    """A transformers Llama of the shape, random weights, in training mode; patched only for that variant."""
-    if arguments.one == PATCHED:
-        import_module("liger_kernel.transformers").apply_liger_kernel_to_llama()
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab, tied = SHAPES[arguments.shape]
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=arguments.layers or layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-        max_position_embeddings=arguments.sequence,
-        use_cache=False,
-    )
-    torch.manual_seed(0)
-    with torch.device(arguments.device):
-        model = LlamaForCausalLM._from_config(config, dtype=getattr(torch, arguments.dtype))
-    if arguments.checkpointing:
-        model.gradient_checkpointing_enable()
-    return model.train()
-
-
-def build_batch(vocab_size: int, arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
-    """Random tokens. --mask ones, left, right: with an attention_mask, which hides nothing, or a tenth of each row,
-    which then has no labels; packed: with position_ids of four documents in each row."""
-    ids = torch.randint(0, vocab_size, (arguments.batch, arguments.sequence), device=arguments.device)
-    batch = {"input_ids": ids, "labels": ids.clone()}
-    if arguments.mask == "packed":
-        batch["position_ids"] = torch.arange(arguments.sequence, device=ids.device).expand_as(ids) % (
-            arguments.sequence // 4
-        )
-    elif arguments.mask != "none":
-        mask = torch.ones_like(ids)
-        hidden = arguments.sequence // 10
-        if arguments.mask != "ones":
-            mask[:, slice(hidden) if arguments.mask == "left" else slice(arguments.sequence - hidden, None)] = 0
-        batch["attention_mask"] = mask
-        batch["labels"][mask == 0] = -100
-    return batch
-
-
-def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch.Tensor]:
-    """A batch -> loss. --compiled model: logits are an output of the graph, as where a user compiles the model;
-    --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
-
-    def loss_of(**batch: torch.Tensor) -> torch.Tensor:
-        return model(**batch).loss
-
-    if arguments.one in ("eager", PATCHED):
-        return loss_of
-    keywords: dict[str, Any] = {}
-    if arguments.one == "ours":
-        disabled = [name for name in arguments.disable.split(",") if name]
-        keywords = {"backend": "liger", "options": {"rewrite": arguments.rewrite, "disable": disabled}}
-    if arguments.compiled == "loss":
-        return torch.compile(loss_of, **keywords)
-    compiled = torch.compile(model, **keywords)
-    return lambda **batch: compiled(**batch).loss
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
