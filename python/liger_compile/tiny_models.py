@@ -129,13 +129,16 @@ def tiny_model(
     return random_model(tiny_config(family, **overrides), dtype, device, seed=seed)
 
 
-def random_model(config: Any, dtype: torch.dtype, device: torch.device | str = "cpu", *, seed: int = 0) -> Any:
-    """The causal language model of a transformers configuration, as `tiny_model` makes it."""
+def random_model(
+    config: Any, dtype: torch.dtype, device: torch.device | str = "cpu", *, seed: int = 0, auto_class: Any = None
+) -> Any:
+    """The causal language model of a transformers configuration, as `tiny_model` makes it; or what another of its
+    automatic classes makes."""
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]), _default_dtype(torch.float32):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = (auto_class or AutoModelForCausalLM).from_config(config, dtype=torch.float32)
         _randomize_vectors(model)
     return model.to(device=device, dtype=dtype).train()
 

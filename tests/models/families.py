@@ -63,6 +63,8 @@ def loss_logits_gradients(call: Any, model: torch.nn.Module, batch: dict[str, Te
     output.loss.backward()
     named = {"loss": output.loss.detach(), "logits": output.logits.detach().clone()}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         assert parameter.grad is not None, f"{name} has no gradient"
         named[f"grad {name}"] = parameter.grad.detach().clone()
     return named
@@ -91,11 +93,13 @@ def check_against_exact(
     fused: Any,
     batch_of: Callable[[int], dict[str, Tensor]],
     narrowest: torch.dtype | None = None,
+    weights_of: Callable[[int], Any] | None = None,
     **overrides: Any,
 ) -> None:
     """Loss, logits and every gradient of a tiny model and its compiled form, over three seeds of weights and batches.
 
     `narrowest` is the dtype that results are rounded to on their way, the parameters' own where it is not given.
+    `weights_of` a seed is a model like the given one; without it, the family's `tiny_model` with `overrides`.
 
     Attention is spelled otherwise while transformers is traced, so plain eager is one run of two that count as eager:
     the other runs the traced graph as it is. The larger error of the two is what ours may have.
@@ -103,8 +107,10 @@ def check_against_exact(
     traced = torch.compile(model, backend="eager")
     dtype, device = model.lm_head.weight.dtype, model.device
     samples: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    if weights_of is None:
+        weights_of = lambda seed: tiny_model(family, dtype, device, seed=seed, **overrides)  # noqa: E731
     for seed in SEEDS:
-        model.load_state_dict(tiny_model(family, dtype, device, seed=seed, **overrides).state_dict())
+        model.load_state_dict(weights_of(seed).state_dict())
         batch = batch_of(seed)
         exact = exact_copy(model)
         exact.gradient_checkpointing_disable()

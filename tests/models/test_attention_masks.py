@@ -68,7 +68,7 @@ CHANGES: dict[str, Callable[[Batch], None]] = {
 
 def batch_maker(model: Any, change: str, sequence: int = 16) -> Callable[[int], Batch]:
     def make(seed: int) -> Batch:
-        batch = tiny_batch(model.config, device=model.device, sequence=sequence, seed=seed)
+        batch = tiny_batch(model.config.get_text_config(), device=model.device, sequence=sequence, seed=seed)
         CHANGES[change](batch)
         return batch
 
