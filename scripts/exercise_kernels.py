@@ -55,7 +55,7 @@ def gates(dtype: torch.dtype) -> None:
 
 def losses(dtype: torch.dtype, *, with_products: bool = True) -> None:
     options = {"label_smoothing": 0.1, "softcap": 5.0, "z_loss": 1e-3}
-    for vocab, reduction, extra in itertools.product((33, 1000, 20011), ("mean", "none"), ({}, options)):
+    for vocab, reduction, extra in itertools.product((33, 1000, 20011, 32064), ("mean", "none"), ({}, options)):
         target = torch.randint(0, vocab, (13,), device="cuda")
         target[3] = -100
         backward(ops.cross_entropy(tensor(13, vocab, dtype=dtype), target, reduction=reduction, **extra))

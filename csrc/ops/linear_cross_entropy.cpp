@@ -244,6 +244,28 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   return {gradients.hidden, gradients.weight, as_dtype(gradients.bias, problem.torch_dtype())};
 }
 
+Tensor linear_cross_entropy_scale(const Tensor& gradient, const Tensor& scale, TorchDtype dtype) {
+  constexpr const char* kOp = "linear_cross_entropy_scale";
+  const Argument argument{kOp, "gradient"}, factor{kOp, "scale"};
+  kernels::ScaleGradientArgs args;
+  args.out_dtype = kernel_dtype({kOp, "dtype"}, dtype);
+  args.dtype = kernel_dtype(argument, gradient);
+  require(args.dtype == args.out_dtype || args.dtype == kernels::ScalarType::float32, argument, " must be ", dtype,
+          " or float32, got ", gradient.scalar_type());
+  require_dtype(factor, scale, TorchDtype::Float);
+  require(scale.numel() == 1, factor, " must have 1 element, got shape ", ShapeOf{scale});
+  require_same_device(factor, scale, argument, gradient);
+  const DeviceScope scope(gradient);
+  const Tensor values = as_contiguous(gradient);
+  Tensor out = new_empty(gradient, shape_of(gradient), dtype);
+  args.count = values.numel();
+  args.values = values.const_data_ptr();
+  args.factor = static_cast<const float*>(scale.const_data_ptr());
+  args.out = out.mutable_data_ptr();
+  require_ok(kOp, kernels::scale_gradient(args, scope.context()));
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
@@ -251,6 +273,7 @@ STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("linear_cross_entropy_forward", TORCH_BOX(&linear_cross_entropy_forward));
   m.impl("linear_cross_entropy_with_logits", TORCH_BOX(&linear_cross_entropy_with_logits));
   m.impl("linear_cross_entropy_with_logits_forward", TORCH_BOX(&linear_cross_entropy_with_logits_forward));
+  m.impl("linear_cross_entropy_scale", TORCH_BOX(&linear_cross_entropy_scale));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&linear_cross_entropy_backward));
 }
 

@@ -77,6 +77,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "bool needs_grad_weight=False, bool needs_grad_bias=False, int chunk_rows=0) "
       "-> (Tensor loss, Tensor lse, Tensor grad_hidden_states, Tensor grad_weight, Tensor grad_bias, "
       "Tensor grad_scale)");
+  m.def("linear_cross_entropy_scale(Tensor gradient, Tensor scale, *, ScalarType dtype) -> Tensor");
   m.def(
       "linear_cross_entropy_with_logits_forward(Tensor hidden_states, Tensor weight, Tensor target, "
       "Tensor? bias=None, *, int ignore_index=-100, str reduction=\"mean\", float label_smoothing=0.0, "

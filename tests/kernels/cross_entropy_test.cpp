@@ -184,6 +184,26 @@ TEST(CrossEntropyForward, ABlockOfMinusInfinityIsNoNaN) {
   EXPECT_EQ(lse, 2.0);
 }
 
+TEST(ScaleGradient, RoundsOnceFromEitherDtype) {
+  constexpr std::int64_t kCount = 20011;
+  const float factor = 0.3f;
+  std::vector<float> wide(kCount);
+  std::vector<BFloat16> narrow(kCount), out(kCount);
+  for (std::int64_t i = 0; i < kCount; ++i) {
+    wide[i] = std::sin(static_cast<float>(i));
+    narrow[i] = from_float<BFloat16>(wide[i]);
+  }
+  for (const bool is_wide : {false, true}) {
+    ScaleGradientArgs args{kCount, narrow.data(), ScalarType::bfloat16, &factor, out.data(), ScalarType::bfloat16};
+    if (is_wide) args.values = wide.data(), args.dtype = ScalarType::float32;
+    ASSERT_TRUE(scale_gradient(args, {}).ok());
+    for (std::int64_t i = 0; i < kCount; ++i) {
+      const double exact = static_cast<double>(is_wide ? wide[i] : to_float(narrow[i])) * factor;
+      EXPECT_EQ(out[i].bits, from_float<BFloat16>(static_cast<float>(exact)).bits) << i;
+    }
+  }
+}
+
 TEST(ColumnSum, AddsRowsToWhatIsThere) {
   constexpr std::int64_t kRows = 70, kColumns = 1030, kStride = 1040;
   std::vector<BFloat16> values(kRows * kStride);

@@ -44,6 +44,24 @@ def test_shapes(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None
     assert_as_accurate_as_eager(fused, eager_cross_entropy, make, zero_ok=zero)
 
 
+# From 16384 on, multiples of 8 are shared by several blocks of a GPU: 1, 2, 8, and 8 with more vectors per thread.
+@pytest.mark.parametrize("vocab", [16384, 32064, 128256, 151936, 256000])
+@pytest.mark.parametrize("name", ["plain", "smoothing", "scale", "z_loss"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_long_rows(dtype: torch.dtype, name: str, vocab: int, device: str) -> None:
+    if device == "cpu" and vocab > 40000:
+        vocab = vocab // 64 * 8
+    for reduction in ("mean", "none"):
+        make = _inputs((3, vocab), dtype, device, reduction=reduction, **OPTIONS[name])
+        assert_as_accurate_as_eager(fused, eager_cross_entropy, make, seeds=(0, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_saturated_long_rows(dtype: torch.dtype, device: str) -> None:
+    scale = 1e3 if dtype == torch.float16 else 1e4  # finite logits
+    assert_as_accurate_as_eager(fused, eager_cross_entropy, _inputs((5, 32064), dtype, device, scale=scale))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saturated_logits(dtype: torch.dtype, device: str) -> None:
     assert_as_accurate_as_eager(fused, eager_cross_entropy, _inputs((9, 333), dtype, device, scale=1e4))
@@ -72,9 +90,10 @@ def test_int32_targets(device: str) -> None:
     assert torch.equal(fused(logits, target.int()), fused(logits, target))
 
 
-def test_infinite_logits(device: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_infinite_logits(dtype: torch.dtype, device: str) -> None:
     """A block of -infinity is no NaN where torch is finite; other infinities are what torch makes of them."""
-    logits = torch.randn(4, 70000, device=device)
+    logits = torch.randn(4, 70000, device=device).to(dtype)
     logits[0, :40000] = -torch.inf
     logits[1, 5] = torch.inf
     logits[2] = -torch.inf
@@ -82,8 +101,8 @@ def test_infinite_logits(device: str) -> None:
     target = torch.tensor([65000, 5, 1, 69999], device=device)
     for smoothing in (0.0, 0.1):
         ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-        loss = fused(ours, target, reduction="none", label_smoothing=smoothing)
-        expected = F.cross_entropy(theirs, target, reduction="none", label_smoothing=smoothing)
+        loss = fused(ours, target, reduction="none", label_smoothing=smoothing, out_dtype=torch.float32)
+        expected = F.cross_entropy(theirs.float(), target, reduction="none", label_smoothing=smoothing)
         torch.testing.assert_close(loss, expected, equal_nan=True)
         loss.sum().backward()
         expected.sum().backward()

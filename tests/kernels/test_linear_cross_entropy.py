@@ -84,8 +84,9 @@ def test_sizes(dtype: torch.dtype, vocab: int, tokens: int, device: str) -> None
     assert_as_accurate_on_average(fused, eager, _inputs((tokens,), 40, vocab, dtype, device))
 
 
-def test_large_odd_vocabulary(device: str) -> None:
-    make = _inputs((9,), 24, 50257, torch.bfloat16, device, has_bias=True)
+@pytest.mark.parametrize("vocab", [50257, 128256])
+def test_large_vocabulary(vocab: int, device: str) -> None:
+    make = _inputs((9,), 24, vocab, torch.bfloat16, device, has_bias=True)
     assert_as_accurate_on_average(fused, eager, make, seeds=range(3))
 
 
@@ -328,6 +329,17 @@ def test_errors(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RuntimeError) as error:
         fused(**arguments)
     assert str(error.value) == f"liger::linear_cross_entropy: {message}"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (7, 1031), (4, 4096)], ids=str)
+def test_scale(shape: tuple[int, ...], dtype: torch.dtype, wide: bool, device: str) -> None:
+    gradient = torch.randn(shape, device=device, dtype=torch.float32 if wide else dtype)
+    scale = torch.tensor(0.3, device=device)
+    actual = liger.linear_cross_entropy_scale(gradient, scale, dtype=dtype)
+    assert torch.equal(actual, (gradient.float() * scale).to(dtype))
+    torch.library.opcheck(liger.linear_cross_entropy_scale, (gradient, scale), {"dtype": dtype})
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -12,6 +12,7 @@
 #include <hip/hip_fp16.h>
 #include <hip/hip_runtime.h>
 #else
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -35,6 +36,14 @@ inline Error multiprocessors_of(int device, int* count) {
 inline Error warp_size_of(int device, int* size) {
   return hipDeviceGetAttribute(size, hipDeviceAttributeWarpSize, device);
 }
+template <typename Kernel>
+bool runs_in_clusters(Kernel*) {
+  return false;
+}
+template <typename Args>
+Error launch_in_clusters(void (*)(Args), unsigned, unsigned, unsigned, Stream, const Args&) {
+  return hipErrorNotSupported;
+}
 #else
 using Stream = cudaStream_t;
 using Error = cudaError_t;
@@ -48,6 +57,31 @@ inline Error multiprocessors_of(int device, int* count) {
 inline Error warp_size_of(int, int* size) {
   *size = 32;
   return cudaSuccess;
+}
+// Whether the current device has clusters and the kernel's code for it was compiled with them.
+template <typename Kernel>
+bool runs_in_clusters(Kernel* kernel) {
+  int device = 0, major = 0;
+  cudaFuncAttributes attributes;
+  return current_device(&device) == kSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == kSuccess && major >= 9 &&
+         cudaFuncGetAttributes(&attributes, kernel) == kSuccess && attributes.binaryVersion >= 90;
+}
+// `blocks` is a multiple of `cluster`, which is at most 8.
+template <typename Args>
+Error launch_in_clusters(void (*kernel)(Args), unsigned blocks, unsigned threads, unsigned cluster, Stream stream,
+                         const Args& args) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster;
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, args);
 }
 #endif
 
@@ -107,6 +141,8 @@ template <typename Word>
 __device__ inline void store_word(Word* address, const Word& word) {
   *address = word;
 }
+
+__device__ inline void stay_packed(uint4&) {}
 #else
 // Stops the kernel, and with it the device's context, where an input breaks a promise that the host cannot check. As
 // `assert`, but in release builds too.
@@ -145,6 +181,45 @@ __device__ inline void store_word(Word* address, const Word& word) {
     *address = word;
   }
 }
+
+// The compiler takes packed 16-bit elements that lie in registers apart as soon as it can, into twice as many: not
+// before this.
+__device__ inline void stay_packed(uint4& word) {
+  asm volatile("" : "+r"(word.x), "+r"(word.y), "+r"(word.z), "+r"(word.w));
+}
+#endif
+
+// The blocks of a launch in clusters that can read each other's shared memory. Between arrive() and wait() of all their
+// threads lies a barrier.
+#if !defined(__HIP__) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+class Cluster {
+ public:
+  __device__ int rank() const { return static_cast<int>(group_.block_rank()); }
+  __device__ int blocks() const { return static_cast<int>(group_.num_blocks()); }
+  __device__ void arrive() const { group_.barrier_arrive(); }
+  __device__ void wait() const { group_.barrier_wait(); }
+  // What `shared` is in the block of that rank.
+  template <typename T>
+  __device__ const T* shared_of(T* shared, int rank) const {
+    return group_.map_shared_rank(shared, static_cast<unsigned>(rank));
+  }
+
+ private:
+  cooperative_groups::cluster_group group_ = cooperative_groups::this_cluster();
+};
+#else
+// Where there are none, each block is one of its own.
+class Cluster {
+ public:
+  __device__ int rank() const { return 0; }
+  __device__ int blocks() const { return 1; }
+  __device__ void arrive() const {}
+  __device__ void wait() const { __syncthreads(); }
+  template <typename T>
+  __device__ const T* shared_of(T* shared, int) const {
+    return shared;
+  }
+};
 #endif
 
 // Called as gpu::to_float: argument lookup would find the host's as well.

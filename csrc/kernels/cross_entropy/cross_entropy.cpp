@@ -68,4 +68,8 @@ Status column_sum(const ColumnSumArgs& args, const LaunchContext& context) {
   return with_isa_level([&](auto level) { return cpu::column_sum<level>(args, context); });
 }
 
+Status scale_gradient(const ScaleGradientArgs& args, const LaunchContext& context) {
+  return with_isa_level([&](auto level) { return cpu::scale_gradient<level>(args, context); });
+}
+
 }  // namespace liger::kernels

@@ -1,8 +1,9 @@
-// Launchers of cross_entropy.cuh and column_sum.cuh.
+// Launchers of cross_entropy.cuh and gradients.cuh.
 #include <climits>
 
-#include "kernels/cross_entropy/column_sum.cuh"
 #include "kernels/cross_entropy/cross_entropy.cuh"
+#include "kernels/cross_entropy/cross_entropy_parts.h"
+#include "kernels/cross_entropy/gradients.cuh"
 
 namespace liger::kernels {
 
@@ -65,6 +66,7 @@ Status cross_entropy_scales(const CrossEntropyScalesArgs& args, const LaunchCont
 
 Status cross_entropy_forward(const CrossEntropyForwardArgs& args, const LaunchContext& context) {
   if (const Status status = check_sizes(args.rows, args.vocab); !status.ok() || args.rows == 0) return status;
+  if (const auto status = cross_entropy_forward_in_parts(args, context)) return *status;
   const CrossEntropyLogits& logits = args.logits;
   const bool writes = args.transformed != nullptr;
   const bool use_vectors =
@@ -101,6 +103,7 @@ Status cross_entropy_reduce(const CrossEntropyReduceArgs& args, const LaunchCont
 
 Status cross_entropy_backward(const CrossEntropyBackwardArgs& args, const LaunchContext& context) {
   if (const Status status = check_sizes(args.rows, args.vocab); !status.ok() || args.rows == 0) return status;
+  if (const auto status = cross_entropy_backward_in_parts(args, context)) return *status;
   const CrossEntropyLogits& logits = args.logits;
   bool use_vectors = aligned_alike(logits.data, logits.row_stride, args.grad_logits, args.grad_stride, logits.dtype);
   if (args.grad_transformed != nullptr)
@@ -119,6 +122,7 @@ Status cross_entropy_backward(const CrossEntropyBackwardArgs& args, const Launch
 
 Status cross_entropy_fused(const CrossEntropyFusedArgs& args, const LaunchContext& context) {
   if (const Status status = check_sizes(args.rows, args.vocab); !status.ok() || args.rows == 0) return status;
+  if (const auto status = cross_entropy_fused_in_parts(args, context)) return *status;
   const auto grid = static_cast<unsigned>(args.rows);
   with_logits(args.logits, [&](auto type, auto softcap) {
     using T = typename decltype(type)::type;
@@ -148,6 +152,30 @@ Status column_sum(const ColumnSumArgs& args, const LaunchContext& context) {
     width == kVec ? launch(Constant<kVec>{}) : launch(Constant<1>{});
   });
   return gpu::launch_status();
+}
+
+Status scale_gradient(const ScaleGradientArgs& args, const LaunchContext& context) {
+  if (args.count == 0) return {};
+  Status status;
+  dispatch_scale_dtypes(args, [&](auto from_tag, auto to_tag) {
+    using From = typename decltype(from_tag)::type;
+    using To = typename decltype(to_tag)::type;
+    constexpr int kVec = kVectorBytes / sizeof(To), kThreads = 256;
+    const auto launch = [&](auto vec) {
+      const std::int64_t threads = args.count / vec.value + args.count % vec.value;
+      const std::int64_t blocks = (threads + kThreads - 1) / kThreads;
+      if (blocks > INT_MAX) {
+        status = Status("more elements than a grid can hold");
+        return;
+      }
+      gpu::scale_gradient_kernel<From, To, vec.value, kThreads>
+          <<<static_cast<unsigned>(blocks), kThreads, 0, gpu::stream_of(context)>>>(args);
+      status = gpu::launch_status();
+    };
+    const int width = VectorWidth(kVec).pointer(args.values, sizeof(From)).pointer(args.out, sizeof(To)).width();
+    width == kVec ? launch(Constant<kVec>{}) : launch(Constant<1>{});
+  });
+  return status;
 }
 
 }  // namespace liger::kernels

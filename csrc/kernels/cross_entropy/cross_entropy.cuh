@@ -161,21 +161,22 @@ __device__ inline RowStats block_stats(const ThreadStats& mine, bool wants_total
   return all;
 }
 
-// Returns lse. label < 0: ignored. For one thread of the block: float64 logarithms are slow.
+// total: the sum of u. label < 0: ignored. For one thread.
 template <typename Args>
-__device__ inline double write_row_results(const Args& args, std::int64_t row, const RowStats& stats, int label,
-                                           float target_value) {
-  const double lse = stats.max + log(stats.sum);
+__device__ inline void write_row_results(const Args& args, std::int64_t row, double lse, double total, int label,
+                                         float target_value) {
   double loss = 0.0;
   if (label >= 0) {
     const double smoothing = args.label_smoothing;
     loss = lse - target_value;
-    if (smoothing != 0.0) loss = (1.0 - smoothing) * loss + smoothing * (lse - stats.total / args.vocab);
+    if (smoothing != 0.0) loss = (1.0 - smoothing) * loss + smoothing * (lse - total / args.vocab);
   }
   args.row_loss[row] = static_cast<float>(loss);
   args.lse[row] = lse;
-  return lse;
 }
+
+// For one thread of the block: float64 logarithms are slow.
+__device__ inline double lse_of(const RowStats& stats) { return stats.max + log(stats.sum); }
 
 template <typename Args>
 __device__ inline void write_ignored_row(const Args& args, std::int64_t row) {
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(kThreads)
   const RowSplit split = split_row(row, vocab, use_vectors);
   const ThreadStats mine = thread_stats<T, kSoftcap, kWrite, kThreads>(map, row, transformed, split);
   const RowStats stats = block_stats<kWarp, kThreads>(mine, args.label_smoothing != 0.0);
-  if (is_first) write_row_results(args, row_index, stats, label, target_value);
+  if (is_first) write_row_results(args, row_index, lse_of(stats), stats.total, label, target_value);
 }
 
 template <typename T, bool kSoftcap, int kThreads>
@@ -326,7 +327,8 @@ __global__ void __launch_bounds__(kThreads)
   const ThreadStats mine = thread_stats<T, kSoftcap, false, kThreads>(map, row, static_cast<T*>(nullptr), split);
   const RowStats stats = block_stats<kWarp, kThreads>(mine, args.label_smoothing != 0.0);
   const RowGradient gradient = shared_row_gradient([&] {
-    const double lse = write_row_results(args, row_index, stats, label, target_value);
+    const double lse = lse_of(stats);
+    write_row_results(args, row_index, lse, stats.total, label, target_value);
     const CrossEntropyScales scales = *args.scales;
     return row_gradient(scales, scales.grad_unit, args.label_smoothing, args.z_loss, args.vocab, softmax_of(lse),
                         label);

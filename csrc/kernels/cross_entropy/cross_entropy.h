@@ -176,12 +176,30 @@ struct ColumnSumArgs {
   float* sums = nullptr;  // [columns]
 };
 
+// out[i] = values[i] * factor in float32, rounded once: a gradient that was formed for an upstream gradient of 1.
+struct ScaleGradientArgs {
+  std::int64_t count = 0;
+  const void* values = nullptr;  // [count], of out_dtype or float32
+  ScalarType dtype = ScalarType::float32;
+  const float* factor = nullptr;  // where the values are
+  void* out = nullptr;            // [count]
+  ScalarType out_dtype = ScalarType::float32;
+};
+
+// visitor(type of the values, type of the result)
+template <typename Visitor>
+void dispatch_scale_dtypes(const ScaleGradientArgs& args, Visitor&& visitor) {
+  dispatch_dtype(args.out_dtype,
+                 [&](auto to) { args.dtype == args.out_dtype ? visitor(to, to) : visitor(TypeTag<float>{}, to); });
+}
+
 Status cross_entropy_scales(const CrossEntropyScalesArgs& args, const LaunchContext& context);
 Status cross_entropy_forward(const CrossEntropyForwardArgs& args, const LaunchContext& context);
 Status cross_entropy_reduce(const CrossEntropyReduceArgs& args, const LaunchContext& context);
 Status cross_entropy_backward(const CrossEntropyBackwardArgs& args, const LaunchContext& context);
 Status cross_entropy_fused(const CrossEntropyFusedArgs& args, const LaunchContext& context);
 Status column_sum(const ColumnSumArgs& args, const LaunchContext& context);
+Status scale_gradient(const ScaleGradientArgs& args, const LaunchContext& context);
 
 // The CPU kernels for one instruction set, see common/cpu_isa.h.
 namespace cpu {
@@ -193,6 +211,8 @@ template <int kIsaLevel>
 Status cross_entropy_fused(const CrossEntropyFusedArgs& args, const LaunchContext& context);
 template <int kIsaLevel>
 Status column_sum(const ColumnSumArgs& args, const LaunchContext& context);
+template <int kIsaLevel>
+Status scale_gradient(const ScaleGradientArgs& args, const LaunchContext& context);
 }  // namespace cpu
 
 }  // namespace liger::kernels

@@ -263,6 +263,15 @@ void sum_columns(const ColumnSumArgs& args, std::int64_t begin, std::int64_t cou
   }
 }
 
+template <typename From, typename To>
+void scale_block(const From* values, float factor, std::int64_t count, To* out) {
+  const ReadBlock<From, kBlock> elements(values, count);
+  WriteBlock<To, kBlock> scaled(out, count);
+#pragma omp simd
+  for (std::int64_t j = 0; j < count; ++j) scaled.set(j, elements[j] * factor);
+  scaled.finish();
+}
+
 }  // namespace LIGER_ISA_NAMESPACE
 
 namespace cpu {
@@ -314,6 +323,21 @@ Status column_sum<LIGER_ISA_LEVEL>(const ColumnSumArgs& args, const LaunchContex
         const std::int64_t column = block * kBlock;
         sum_columns<typename decltype(type)::type>(args, column, std::min(kBlock, args.columns - column));
       }
+    });
+  });
+  return {};
+}
+
+template <>
+Status scale_gradient<LIGER_ISA_LEVEL>(const ScaleGradientArgs& args, const LaunchContext& context) {
+  const float factor = *args.factor;
+  dispatch_scale_dtypes(args, [&](auto from, auto to) {
+    const auto* values = static_cast<const typename decltype(from)::type*>(args.values);
+    auto* out = static_cast<typename decltype(to)::type*>(args.out);
+    for_ranges(context, args.count, kGrainElements, [&](std::int64_t begin, std::int64_t end) {
+      for_blocks<kBlock>(end - begin, [&](std::int64_t offset, std::int64_t count) {
+        scale_block(values + begin + offset, factor, count, out + begin + offset);
+      });
     });
   });
   return {};

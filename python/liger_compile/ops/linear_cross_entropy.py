@@ -34,14 +34,6 @@ def _loss_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _LOSS_OPTIONS if name in options}
 
 
-def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """`gradient * scale` in float32, rounded once to `dtype`; `scale` is a float32 tensor without dimensions."""
-    if gradient.is_cpu and gradient.dtype == dtype:
-        return gradient * scale  # the CPU kernels leave a scalar operand in float32
-    # As a vector, scale takes part in type promotion; a GPU kernel would round it to bfloat16 otherwise.
-    return torch.mul(gradient, scale.view(1), out=torch.empty_like(gradient, dtype=dtype))
-
-
 class _PrecomputedGradients(torch.autograd.Function):
     """A loss of one value, whose gradients are known up to a factor when it is."""
 
@@ -71,11 +63,12 @@ class _PrecomputedGradients(torch.autograd.Function):
         needs_hidden, needs_weight, _, needs_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
         dtype: torch.dtype = ctx.dtype  # type: ignore[attr-defined]
         scale = grad_loss.to(torch.float32) * grad_scale
+        scaled = torch.ops.liger.linear_cross_entropy_scale
         return (
-            _scaled(grad_hidden, scale, dtype) if needs_hidden else None,
-            _scaled(grad_weight, scale, dtype) if needs_weight else None,
+            scaled(grad_hidden, scale, dtype=dtype) if needs_hidden else None,
+            scaled(grad_weight, scale, dtype=dtype) if needs_weight else None,
             None,
-            _scaled(grad_bias, scale, dtype) if needs_bias else None,
+            scaled(grad_bias, scale, dtype=dtype) if needs_bias else None,
             None,
         )
 
@@ -243,7 +236,12 @@ def _fake_backward(
     )
 
 
+def _fake_scale(gradient: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return gradient.new_empty(gradient.shape, dtype=dtype)
+
+
 def register() -> None:
+    register_fake("linear_cross_entropy_scale", _fake_scale)
     register_fake("linear_cross_entropy", _fake)
     register_fake("linear_cross_entropy_forward", _fake_forward)
     register_fake("linear_cross_entropy_with_logits", _fake_with_logits)

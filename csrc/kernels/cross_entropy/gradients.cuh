@@ -1,4 +1,5 @@
-// Device code of column_sum: the gradient of a bias is the sum of the logits' gradient over rows.
+// Device code of what becomes of gradients after the loss: column_sum, since the gradient of a bias is the sum of the
+// logits' gradient over rows, and scale_gradient.
 #pragma once
 
 #include "kernels/common/gpu.h"
@@ -32,6 +33,25 @@ __global__ void __launch_bounds__(kColumnLanes* kRowLanes) column_sum_kernel(Col
     for (int r = 0; r < kRowLanes; ++r) sum += partial[r][i * kColumnLanes + lane];
     args.sums[column + i] = sum;
   }
+}
+
+// Each thread scales kVec elements and, of a last block, one of those after the last vector. 2b bytes per element.
+template <typename From, typename To, int kVec, int kThreads>
+__global__ void __launch_bounds__(kThreads) scale_gradient_kernel(ScaleGradientArgs args) {
+  const auto* values = static_cast<const From*>(args.values);
+  auto* out = static_cast<To*>(args.out);
+  const float factor = *args.factor;
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const std::int64_t vectors = args.count / kVec, first = thread * kVec;
+  if (thread < vectors) {
+    const auto packed = load<From, kVec>(values + first);
+    Packed<To, kVec> scaled;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) scaled.values[i] = gpu::from_float<To>(gpu::to_float(packed.values[i]) * factor);
+    store<To, kVec>(out + first, scaled);
+  }
+  const std::int64_t rest = vectors * kVec + (thread - vectors);
+  if (thread >= vectors && rest < args.count) out[rest] = gpu::from_float<To>(gpu::to_float(values[rest]) * factor);
 }
 
 }  // namespace liger::kernels::gpu

@@ -1,0 +1,92 @@
+#include <climits>
+#include <type_traits>
+
+#include "kernels/cross_entropy/cross_entropy_parts.cuh"
+#include "kernels/cross_entropy/cross_entropy_parts.h"
+
+namespace liger::kernels {
+
+namespace {
+
+constexpr std::int64_t kFewestClasses = 16384;  // below, a row is no work for several blocks
+constexpr int kMostBlocks = 8;                  // of a cluster, on every device that has them
+
+// Of a row: how many blocks share it, and how many vectors a thread then has at most.
+struct Parts {
+  int blocks;
+  int items;
+};
+
+std::optional<Parts> parts_of(std::int64_t rows, std::int64_t vocab, const CrossEntropyLogits& logits) {
+  constexpr int kVec = kVectorBytes / 2;
+  const bool is_plain = logits.softcap == 0.0f && (!logits.is_transformed || logits.scale == 1.0f);
+  const int width = VectorWidth(kVec).pointer(logits.data, 2).multiple(logits.row_stride).multiple(vocab).width();
+  if (size_of(logits.dtype) != 2 || !is_plain || vocab < kFewestClasses || width != kVec) return std::nullopt;
+  const std::int64_t vectors = vocab / kVec;
+  int blocks = 1;
+  while (blocks < kMostBlocks && vectors > std::int64_t{8} * blocks * gpu::kPartThreads) blocks *= 2;
+  const std::int64_t threads = static_cast<std::int64_t>(blocks) * gpu::kPartThreads;
+  const std::int64_t items = (vectors + threads - 1) / threads;
+  if (items > 16 || rows > INT_MAX / blocks) return std::nullopt;
+  return Parts{blocks, static_cast<int>(items)};
+}
+
+// visitor(16-bit element type, vectors per thread), the latter a compile-time constant.
+template <typename Visitor>
+std::optional<Status> with_items(ScalarType dtype, int items, Visitor&& visitor) {
+  std::optional<Status> status;
+  dispatch_dtype(dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2) {
+      if (items <= 8) {
+        status = visitor(type, std::integral_constant<int, 8>{});
+      } else if (items <= 12) {
+        status = visitor(type, std::integral_constant<int, 12>{});
+      } else {
+        status = visitor(type, std::integral_constant<int, 16>{});
+      }
+    }
+  });
+  return status;
+}
+
+template <typename Args>
+std::optional<Status> in_clusters(const Args& args, const LaunchContext& context) {
+  const auto parts = parts_of(args.rows, args.vocab, args.logits);
+  if (!parts) return std::nullopt;
+  return with_items(args.logits.dtype, parts->items, [&](auto type, auto items) -> std::optional<Status> {
+    constexpr auto kernel = gpu::cross_entropy_parts_kernel<typename decltype(type)::type, items.value, Args>;
+    if (!gpu::runs_in_clusters(kernel)) return std::nullopt;
+    const auto blocks = static_cast<unsigned>(args.rows * parts->blocks);
+    const gpu::Error error = gpu::launch_in_clusters(
+        kernel, blocks, gpu::kPartThreads, static_cast<unsigned>(parts->blocks), gpu::stream_of(context), args);
+    return error == gpu::kSuccess ? gpu::launch_status() : Status(gpu::message_of(error));
+  });
+}
+
+}  // namespace
+
+std::optional<Status> cross_entropy_forward_in_parts(const CrossEntropyForwardArgs& args,
+                                                     const LaunchContext& context) {
+  if (args.transformed != nullptr) return std::nullopt;
+  return in_clusters(args, context);
+}
+
+std::optional<Status> cross_entropy_fused_in_parts(const CrossEntropyFusedArgs& args, const LaunchContext& context) {
+  return in_clusters(args, context);
+}
+
+std::optional<Status> cross_entropy_backward_in_parts(const CrossEntropyBackwardArgs& args,
+                                                      const LaunchContext& context) {
+  const auto parts = parts_of(args.rows, args.vocab, args.logits);
+  const bool out_is_aligned = VectorWidth(8).pointer(args.grad_logits, 2).multiple(args.grad_stride).width() == 8;
+  if (!parts || !out_is_aligned || args.grad_loss == nullptr || args.grad_transformed != nullptr) return std::nullopt;
+  return with_items(args.logits.dtype, parts->items, [&](auto type, auto items) -> std::optional<Status> {
+    const auto blocks = static_cast<unsigned>(args.rows * parts->blocks);
+    gpu::cross_entropy_parts_backward_kernel<typename decltype(type)::type, items.value>
+        <<<blocks, gpu::kPartThreads, 0, gpu::stream_of(context)>>>(args, parts->blocks);
+    return gpu::launch_status();
+  });
+}
+
+}  // namespace liger::kernels
