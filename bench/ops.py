@@ -3,7 +3,8 @@
     python bench/ops.py --only rms_norm,glu
 
 Memory-bound ops also show which share of the bandwidth of a measured copy they reach, counting every input read once
-and every output written once. The three are timed in turns, over cold caches.
+and every output written once. The three are timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops
+would else be bound by the host.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch._functorch.config as functorch_config
 
 from _op_cases import Case, cases
-from _timing import Call, Timing, compare, copy_bandwidth, format_table, machine, write_results
+from _timing import Call, Timing, compare, copy_bandwidth, format_table, graphed, machine, write_results
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,8 +47,12 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Ti
 
     forwards: dict[str, Call] = {name: partial(function, *inputs) for name, function in implementations.items()}
     backwards: dict[str, Call] = {name: partial(backward, name) for name in implementations}
-    keywords: dict[str, Any] = {"device": arguments.device, "repetitions": arguments.repetitions}
-    return {"forward": compare(forwards, **keywords), "backward": compare(backwards, **keywords)}
+    timings = {}
+    for direction, calls in (("forward", forwards), ("backward", backwards)):
+        if arguments.device == "cuda":
+            calls = {name: graphed(call) for name, call in calls.items()}
+        timings[direction] = compare(calls, device=arguments.device, repetitions=arguments.repetitions)
+    return timings
 
 
 def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
@@ -79,7 +84,9 @@ def main() -> None:
         if prefixes and not case.name.startswith(prefixes):
             continue
         torch._dynamo.reset()
-        timings = measure(case, arguments)
+        # Not the default stream, which CUDA graphs cannot record.
+        with torch.cuda.stream(torch.cuda.Stream() if cuda else None):
+            timings = measure(case, arguments)
         table += rows(case, timings, bandwidth)
         results[case.name] = {d: {name: vars(t) for name, t in by_name.items()} for d, by_name in timings.items()}
         print(case.name, flush=True)
