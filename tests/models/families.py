@@ -87,6 +87,15 @@ def compiled(model: torch.nn.Module, inner: str, **arguments: Any) -> Any:
     return torch.compile(model, backend="liger", options={"inner": inner, "rewrite": "all"}, **arguments)
 
 
+def with_small_joined(run: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With all gradients of fewer than 64 elements as one vector."""
+    small = [name for name, value in run.items() if name.startswith("grad ") and value.numel() < 64]
+    joined = {name: value for name, value in run.items() if name not in small}
+    if small:
+        joined["small gradients"] = torch.cat([run[name].flatten() for name in small])
+    return joined
+
+
 def check_against_exact(
     family: str,
     model: Any,
@@ -94,12 +103,15 @@ def check_against_exact(
     batch_of: Callable[[int], dict[str, Tensor]],
     narrowest: torch.dtype | None = None,
     weights_of: Callable[[int], Any] | None = None,
+    pools_small: bool = False,
     **overrides: Any,
 ) -> None:
     """Loss, logits and every gradient of a tiny model and its compiled form, over three seeds of weights and batches.
 
     `narrowest` is the dtype that results are rounded to on their way, the parameters' own where it is not given.
     `weights_of` a seed is a model like the given one; without it, the family's `tiny_model` with `overrides`.
+    `pools_small`: gradients of fewer than 64 elements are taken for one. By themselves they are too few for a root mean
+    square, all the more where terms that are far larger cancel in them (biases of keys and of routers).
 
     Attention is spelled otherwise while transformers is traced, so plain eager is one run of two that count as eager:
     the other runs the traced graph as it is. The larger error of the two is what ours may have.
@@ -117,6 +129,8 @@ def check_against_exact(
         with ExactMode():
             truth = loss_logits_gradients(exact, exact, batch)
         ours, *eager = (loss_logits_gradients(call, model, batch) for call in (fused, model, traced))
+        if pools_small:
+            truth, ours, *eager = (with_small_joined(run) for run in (truth, ours, *eager))
         for name, value in truth.items():
             worse = max((run[name] for run in eager), key=lambda run: (run.double() - value).abs().max().item())
             samples.setdefault(name, []).append((value, worse, ours[name]))

@@ -200,7 +200,7 @@ class Cluster {
   __device__ void wait() const { group_.barrier_wait(); }
   // What `shared` is in the block of that rank.
   template <typename T>
-  __device__ const T* shared_of(T* shared, int rank) const {
+  __device__ T* shared_of(T* shared, int rank) const {
     return group_.map_shared_rank(shared, static_cast<unsigned>(rank));
   }
 
@@ -216,7 +216,7 @@ class Cluster {
   __device__ void arrive() const {}
   __device__ void wait() const { __syncthreads(); }
   template <typename T>
-  __device__ const T* shared_of(T* shared, int) const {
+  __device__ T* shared_of(T* shared, int) const {
     return shared;
   }
 };
@@ -250,6 +250,16 @@ __device__ inline float rounded_to(float value) {
 template <typename T, int N>
 __device__ inline Packed<T, N> load(const T* address) {
   return *reinterpret_cast<const Packed<T, N>*>(address);
+}
+
+template <typename T, int N>
+__device__ inline void stay_packed(Packed<T, N>& vector) {
+  if constexpr (sizeof(vector) == sizeof(uint4)) {
+    uint4 word;
+    memcpy(&word, &vector, sizeof(word));
+    stay_packed(word);
+    memcpy(&vector, &word, sizeof(word));
+  }
 }
 
 // The type of an access of that many bytes.

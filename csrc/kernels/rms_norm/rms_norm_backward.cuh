@@ -9,12 +9,16 @@
 
 namespace liger::kernels::gpu {
 
-// The first kernel's grid: a few blocks per multiprocessor, each with many rows. Fewer for wide rows, whose partials
-// cost more to write and add.
+// The first kernel's grid: as many blocks as a multiprocessor holds at once, each with many rows. Fewer for wide rows,
+// whose blocks are larger and whose partials cost more to write and add.
 inline std::int64_t backward_blocks(std::int64_t rows, std::int64_t width) {
-  const std::int64_t blocks = static_cast<std::int64_t>(multiprocessor_count()) * (width <= 2048 ? 4 : 2);
+  const int per_multiprocessor = width <= 2048 ? 4 : width <= 4096 ? 2 : 1;
+  const std::int64_t blocks = static_cast<std::int64_t>(multiprocessor_count()) * per_multiprocessor;
   return rows < blocks ? rows : blocks;
 }
+
+// Where a thread has one vector of a row, registers for 1024 threads.
+constexpr int blocks_per_multiprocessor(int group, int items) { return items == 1 && group >= 256 ? 1024 / group : 1; }
 
 template <typename Weight, int kVec>
 __device__ inline float weighted(float grad, const Packed<Weight, kVec>& weight, int e,
@@ -27,12 +31,22 @@ template <typename Hidden, typename Out, int kVec, int kItems>
 struct BackwardRow {
   Packed<Hidden, kVec> x[kItems];
   Packed<Out, kVec> grad_out[kItems];
+  Packed<Hidden, kVec> grad_sum[kItems];
+
+  __device__ void stay_packed() {
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      gpu::stay_packed(x[i]);
+      gpu::stay_packed(grad_out[i]);
+      gpu::stay_packed(grad_sum[i]);
+    }
+  }
 };
 
-// kPrefetch loads the next row before it works on the current one, and keeps the weight in registers; without it the
-// registers go to more columns.
+// kPrefetch loads the next row before it works on the current one, and keeps the weight in registers: for narrow rows.
+// Without it more threads fit, which hides more of wide ones.
 template <typename Hidden, typename Weight, typename Out, int kVec, int kGroup, int kItems, bool kPrefetch, int kWarp>
-__global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
+__global__ void __launch_bounds__(RowGroups<kGroup>::kThreads, blocks_per_multiprocessor(kGroup, kItems))
     rms_norm_backward_kernel(const RmsNormBackwardArgs args) {
   using Groups = RowGroups<kGroup>;
   using Row = BackwardRow<Hidden, Out, kVec, kItems>;
@@ -45,13 +59,16 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
   const auto load_row = [&](std::int64_t row, Row& values) {
     const auto* x = static_cast<const Hidden*>(args.hidden_states) + row * args.hidden_stride;
     const auto* grad_out = static_cast<const Out*>(args.grad_out) + row * args.grad_out_stride;
+    const auto* grad_sum = static_cast<const Hidden*>(args.grad_sum) + row * args.grad_sum_stride;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       values.x[i] = {};
       values.grad_out[i] = {};
+      values.grad_sum[i] = {};
       if (row >= args.rows || column(i) >= args.width) continue;
       values.x[i] = load<Hidden, kVec>(x + column(i));
       values.grad_out[i] = load<Out, kVec>(grad_out + column(i));
+      if (args.grad_sum != nullptr) values.grad_sum[i] = load<Hidden, kVec>(grad_sum + column(i));
     }
   };
 
@@ -84,6 +101,7 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
     const std::int64_t row = first + group;
     if constexpr (kPrefetch) load_row(row + step, next_values);
     const float rstd = row < args.rows ? args.rstd[row] : 0.0f;
+    row_values.stay_packed();
     Accumulator<Hidden> dot = 0;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -97,22 +115,21 @@ __global__ void __launch_bounds__(RowGroups<kGroup>::kThreads)
     // Two buffers in turn: the barrier inside the next reduction comes before the reuse of this one.
     dot = row_reduce<kWarp, kGroup>(dot, shared[buffer]);
     const float projection = rstd * rstd * rstd * static_cast<float>(dot / args.width);
+    row_values.stay_packed();
 
-    const auto* grad_sum = static_cast<const Hidden*>(args.grad_sum) + row * args.grad_sum_stride;
     auto* grad_hidden = static_cast<Hidden*>(args.grad_hidden_states) + row * args.width;
     auto* out = static_cast<Out*>(args.out) + row * args.width;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (row >= args.rows || column(i) >= args.width) continue;
       const auto w = weight_of(i);
-      Packed<Hidden, kVec> added = {}, result;
-      if (args.grad_sum != nullptr) added = load<Hidden, kVec>(grad_sum + column(i));
+      Packed<Hidden, kVec> result;
 #pragma unroll
       for (int e = 0; e < kVec; ++e) {
         const Hidden x = row_values.x[i].values[e];
         const float grad = gpu::to_float(row_values.grad_out[i].values[e]);
         const float norm_grad = rstd * weighted(grad, w, e, args) - projection * gpu::to_float(x);
-        result.values[e] = from_float<Hidden>(norm_grad + gpu::to_float(added.values[e]));
+        result.values[e] = from_float<Hidden>(norm_grad + gpu::to_float(row_values.grad_sum[i].values[e]));
         grad_weight[i][e] += static_cast<Accumulator<Weight>>(grad) * unit_value(x, rstd, args.round_before_weight);
       }
       store(grad_hidden + column(i), result);
@@ -208,15 +225,15 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_backward_wide_kernel(co
 
 // The sum over `count` partial rows, each thread of a column taking every kRows-th, then in the order of the threads.
 template <typename Weight>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(1024)
     column_sum_kernel(const float* partials, std::int64_t count, std::int64_t width, Weight* out) {
-  constexpr int kColumns = 32, kRows = 16;
+  constexpr int kColumns = 32, kRows = 32;
   __shared__ double sums[kRows][kColumns + 1];
   const int x = static_cast<int>(threadIdx.x) % kColumns, y = static_cast<int>(threadIdx.x) / kColumns;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kColumns + x;
   double sum = 0.0;
   if (column < width) {
-#pragma unroll 4
+#pragma unroll 8
     for (std::int64_t row = y; row < count; row += kRows) sum += partials[row * width + column];
   }
   sums[y][x] = sum;
@@ -239,9 +256,10 @@ class RmsNormBackward {
     const std::int64_t vectors = args_.width / kFull;
     if (vectors <= 8 * 2) return rows<kFull, 8, 2, true>();
     if (vectors <= 32 * 2) return rows<kFull, 32, 2, true>();
-    if (vectors <= 128 * 2) return rows<kFull, 128, 2, true>();
-    if (vectors <= 256 * 2) return rows<kFull, 256, 2, true>();
-    if (vectors <= 512 * 2) return rows<kFull, 512, 2, true>();
+    if (vectors <= 128) return rows<kFull, 128, 1, false>();
+    if (vectors <= 256) return rows<kFull, 256, 1, false>();
+    if (vectors <= 512) return rows<kFull, 512, 1, false>();
+    if (vectors <= 512 * 2) return rows<kFull, 512, 2, false>();
     if (vectors <= 512 * 4) return rows<kFull, 512, 4, false>();
     return wide<kFull>();
   }
@@ -285,8 +303,8 @@ class RmsNormBackward {
 
   Status add_partials(unsigned count) const {
     if (args_.grad_weight == nullptr) return Status();
-    column_sum_kernel<Weight><<<grid_for(args_.width, 32), 512, 0, stream_>>>(args_.workspace, count, args_.width,
-                                                                              static_cast<Weight*>(args_.grad_weight));
+    column_sum_kernel<Weight><<<grid_for(args_.width, 32), 1024, 0, stream_>>>(args_.workspace, count, args_.width,
+                                                                               static_cast<Weight*>(args_.grad_weight));
     return launch_status();
   }
 
