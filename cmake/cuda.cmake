@@ -33,12 +33,15 @@ enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 
 # cuBLAS from the toolkit, or where that has none from the packages that torch depends on.
-if(NOT TARGET CUDA::cublas)
-  set(cuda_packages ${LIGER_TORCH_DIR}/../nvidia/cu${CUDAToolkit_VERSION_MAJOR})
-  find_path(LIGER_CUBLAS_INCLUDE_DIR cublas_v2.h HINTS ${cuda_packages}/include REQUIRED)
-  find_library(LIGER_CUBLAS NAMES libcublas.so.${CUDAToolkit_VERSION_MAJOR} HINTS ${cuda_packages}/lib REQUIRED)
-  add_library(CUDA::cublas SHARED IMPORTED)
-  set_target_properties(
-    CUDA::cublas PROPERTIES IMPORTED_LOCATION ${LIGER_CUBLAS} INTERFACE_INCLUDE_DIRECTORIES ${LIGER_CUBLAS_INCLUDE_DIR})
-endif()
+foreach(library cublas cublasLt)
+  if(NOT TARGET CUDA::${library})
+    set(cuda_packages ${LIGER_TORCH_DIR}/../nvidia/cu${CUDAToolkit_VERSION_MAJOR})
+    find_path(LIGER_CUBLAS_INCLUDE_DIR cublas_v2.h HINTS ${cuda_packages}/include REQUIRED)
+    find_library(LIGER_${library} NAMES lib${library}.so.${CUDAToolkit_VERSION_MAJOR} HINTS ${cuda_packages}/lib REQUIRED)
+    add_library(CUDA::${library} SHARED IMPORTED)
+    set_target_properties(
+      CUDA::${library} PROPERTIES IMPORTED_LOCATION ${LIGER_${library}}
+                                  INTERFACE_INCLUDE_DIRECTORIES ${LIGER_CUBLAS_INCLUDE_DIR})
+  endif()
+endforeach()
 message(STATUS "CUDA ops: built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${LIGER_CUDA_ARCHITECTURES}")

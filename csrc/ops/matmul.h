@@ -9,8 +9,9 @@
 #include "ops/stable.h"
 
 #if defined(LIGER_DEVICE_CUDA)
-#include <cublas_v2.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+
+#include "ops/blas_choice.h"
 #else
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #endif
@@ -63,15 +64,11 @@ inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std:
   aten_mm_out(a, b, out, bias);
 }
 
-inline cudaDataType_t cuda_dtype(TorchDtype dtype) {
-  if (dtype == TorchDtype::BFloat16) return CUDA_R_16BF;
-  return dtype == TorchDtype::Half ? CUDA_R_16F : CUDA_R_32F;
-}
-
 // total (+)= a^T @ b with total float32 [m, n] contiguous, a [k, m] and b [k, n] with neighbouring elements in a row.
 // torch's handle carries the current stream and torch's TF32 setting. BLAS counts columns first: it sees total as
 // [n, m] and computes b^T @ a.
 inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
+  if (a.scalar_type() != TorchDtype::Float && BlasChoice(a, b, accumulate).run(total)) return;
   void* handle = nullptr;
   TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
   const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;

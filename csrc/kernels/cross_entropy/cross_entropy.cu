@@ -66,7 +66,6 @@ Status cross_entropy_scales(const CrossEntropyScalesArgs& args, const LaunchCont
 
 Status cross_entropy_forward(const CrossEntropyForwardArgs& args, const LaunchContext& context) {
   if (const Status status = check_sizes(args.rows, args.vocab); !status.ok() || args.rows == 0) return status;
-  if (const auto status = cross_entropy_forward_in_parts(args, context)) return *status;
   const CrossEntropyLogits& logits = args.logits;
   const bool writes = args.transformed != nullptr;
   const bool use_vectors =

@@ -9,7 +9,6 @@ namespace liger::kernels {
 namespace {
 
 constexpr std::int64_t kFewestClasses = 16384;  // below, a row is no work for several blocks
-constexpr int kMostBlocks = 8;                  // of a cluster, on every device that has them
 
 // Of a row: how many blocks share it, and how many vectors a thread then has at most.
 struct Parts {
@@ -24,7 +23,7 @@ std::optional<Parts> parts_of(std::int64_t rows, std::int64_t vocab, const Cross
   if (size_of(logits.dtype) != 2 || !is_plain || vocab < kFewestClasses || width != kVec) return std::nullopt;
   const std::int64_t vectors = vocab / kVec;
   int blocks = 1;
-  while (blocks < kMostBlocks && vectors > std::int64_t{8} * blocks * gpu::kPartThreads) blocks *= 2;
+  while (blocks < gpu::kMostClusterBlocks && vectors > std::int64_t{8} * blocks * gpu::kPartThreads) blocks *= 2;
   const std::int64_t threads = static_cast<std::int64_t>(blocks) * gpu::kPartThreads;
   const std::int64_t items = (vectors + threads - 1) / threads;
   if (items > 16 || rows > INT_MAX / blocks) return std::nullopt;
@@ -50,30 +49,20 @@ std::optional<Status> with_items(ScalarType dtype, int items, Visitor&& visitor)
   return status;
 }
 
-template <typename Args>
-std::optional<Status> in_clusters(const Args& args, const LaunchContext& context) {
+}  // namespace
+
+std::optional<Status> cross_entropy_fused_in_parts(const CrossEntropyFusedArgs& args, const LaunchContext& context) {
   const auto parts = parts_of(args.rows, args.vocab, args.logits);
   if (!parts) return std::nullopt;
   return with_items(args.logits.dtype, parts->items, [&](auto type, auto items) -> std::optional<Status> {
-    constexpr auto kernel = gpu::cross_entropy_parts_kernel<typename decltype(type)::type, items.value, Args>;
+    constexpr auto kernel = gpu::cross_entropy_parts_fused_kernel<typename decltype(type)::type, items.value>;
     if (!gpu::runs_in_clusters(kernel)) return std::nullopt;
-    const auto blocks = static_cast<unsigned>(args.rows * parts->blocks);
-    const gpu::Error error = gpu::launch_in_clusters(
-        kernel, blocks, gpu::kPartThreads, static_cast<unsigned>(parts->blocks), gpu::stream_of(context), args);
+    const auto blocks = static_cast<unsigned>(args.rows * parts->blocks),
+               cluster = static_cast<unsigned>(parts->blocks);
+    const gpu::Error error =
+        gpu::launch_in_clusters(kernel, blocks, gpu::kPartThreads, cluster, gpu::stream_of(context), args);
     return error == gpu::kSuccess ? gpu::launch_status() : Status(gpu::message_of(error));
   });
-}
-
-}  // namespace
-
-std::optional<Status> cross_entropy_forward_in_parts(const CrossEntropyForwardArgs& args,
-                                                     const LaunchContext& context) {
-  if (args.transformed != nullptr) return std::nullopt;
-  return in_clusters(args, context);
-}
-
-std::optional<Status> cross_entropy_fused_in_parts(const CrossEntropyFusedArgs& args, const LaunchContext& context) {
-  return in_clusters(args, context);
 }
 
 std::optional<Status> cross_entropy_backward_in_parts(const CrossEntropyBackwardArgs& args,

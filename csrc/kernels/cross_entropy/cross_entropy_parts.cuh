@@ -1,7 +1,8 @@
 // Device code of cross_entropy.h for long rows of 16-bit logits without a softcap. Several blocks share a row, each
-// thread holds its part of it in registers: the loads of a row are all in flight at once, and a gradient that replaces
-// its logits reads them once. The fast exponential is far more exact than the rounding of results to 16 bits.
-// Bytes per element of size b: forward b, backward 2b, fused 2b.
+// thread holds its part of it in registers, so that a gradient that replaces its logits reads them once. While a
+// cluster of blocks works on a row, its next one is on the way into shared memory, where each thread finds its own
+// part. The fast exponential is far more exact than the rounding of results to 16 bits. Bytes per element of size b:
+// forward b, backward 2b, fused 2b.
 #pragma once
 
 #include "kernels/cross_entropy/cross_entropy.cuh"
@@ -26,27 +27,28 @@ class RowPart {
   // visit(vector, its first column)
   template <typename Visit>
   __device__ void for_vectors(Visit&& visit) {
-    for_words([&](uint4& word, int column) {
-      stay_packed(word);
+    for_items([&](int i, int column) {
+      stay_packed(words_[i]);
       Vector vector;
-      memcpy(&vector, &word, sizeof(word));
+      memcpy(&vector, &words_[i], sizeof(vector));
       visit(vector, column);
     });
   }
   __device__ void read(const T* row) {
-    for_words([&](uint4& word, int column) { word = *reinterpret_cast<const uint4*>(row + column); });
+    for_items([&](int i, int column) { words_[i] = *reinterpret_cast<const uint4*>(row + column); });
   }
   __device__ void write_zeros(T* row) {
-    for_words([&](uint4&, int column) { store<T, kVec>(row + column, Vector{}); });
+    for_items([&](int, int column) { store<T, kVec>(row + column, Vector{}); });
   }
 
  private:
+  // visit(item, its first column) for those within the row.
   template <typename Visit>
-  __device__ void for_words(Visit&& visit) {
+  __device__ void for_items(Visit&& visit) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int column = first_ + i * step_;
-      if (column < vocab_) visit(words_[i], column);
+      if (column < vocab_) visit(i, column);
     }
   }
 
@@ -87,15 +89,35 @@ struct SharedStats {
   double total;
 };
 
-// The stats of the row, for one thread: those of all blocks.
-__device__ inline RowStats cluster_stats(const Cluster& cluster, SharedStats* of_block) {
+inline constexpr int kPartWarp = 32;  // where there are clusters
+inline constexpr int kMostClusterBlocks = 8;
+inline constexpr int kMostRowWarps = kMostClusterBlocks * kPartThreads / kPartWarp;
+
+// Each warp gives its stats to all blocks of the cluster; `of_warps` holds those of the whole row after the next
+// barrier.
+__device__ inline void share_stats(const Cluster& cluster, const ThreadStats& mine, bool wants_total,
+                                   SharedStats* of_warps) {
+  const int lane = static_cast<int>(threadIdx.x) % kPartWarp, warp = static_cast<int>(threadIdx.x) / kPartWarp;
+  SharedStats stats;
+  stats.max = warp_reduce<kPartWarp>(mine.max, Max{});
+  stats.sum = warp_reduce<kPartWarp>(static_cast<double>(mine.sum * expf(mine.max - stats.max)));
+  stats.total = wants_total ? warp_reduce<kPartWarp>(static_cast<double>(mine.total)) : 0.0;
+  const int slot = cluster.rank() * (kPartThreads / kPartWarp) + warp;
+  if (lane < cluster.blocks()) cluster.shared_of(of_warps, lane)[slot] = stats;
+}
+
+// The stats of the row, for a whole warp.
+__device__ inline RowStats row_stats(const Cluster& cluster, const SharedStats* of_warps) {
+  const int lane = static_cast<int>(threadIdx.x) % kPartWarp, count = cluster.blocks() * kPartThreads / kPartWarp;
   RowStats all;
-  for (int rank = 0; rank < cluster.blocks(); ++rank) all.max = fmaxf(all.max, cluster.shared_of(of_block, rank)->max);
-  for (int rank = 0; rank < cluster.blocks(); ++rank) {
-    const SharedStats part = *cluster.shared_of(of_block, rank);
-    all.sum += part.sum * expf(part.max - all.max);
-    all.total += part.total;
+  for (int i = lane; i < count; i += kPartWarp) all.max = fmaxf(all.max, of_warps[i].max);
+  all.max = warp_reduce<kPartWarp>(all.max, Max{});
+  for (int i = lane; i < count; i += kPartWarp) {
+    all.sum += of_warps[i].sum * expf(of_warps[i].max - all.max);
+    all.total += of_warps[i].total;
   }
+  all.sum = warp_reduce<kPartWarp>(all.sum);
+  all.total = warp_reduce<kPartWarp>(all.total);
   return all;
 }
 
@@ -118,54 +140,47 @@ __device__ inline void write_part_gradient(RowPart<T, kItems>& part, float scale
   });
 }
 
-// The forward or the fused pass over rows that the blocks of a cluster share.
-template <typename T, int kItems, typename Args>
-__global__ void __launch_bounds__(kPartThreads, kItems <= 8 ? 3 : 2) cross_entropy_parts_kernel(const Args args) {
-  constexpr bool kGradient = std::is_same_v<Args, CrossEntropyFusedArgs>;
-  constexpr int kWarp = 32;  // where there are clusters
-  __shared__ SharedStats of_block;
+// Forward and backward at once, over rows that the blocks of a cluster share.
+template <typename T, int kItems>
+__global__ void __launch_bounds__(kPartThreads, kItems <= 8 ? 3 : 2)
+    cross_entropy_parts_fused_kernel(const CrossEntropyFusedArgs args) {
+  __shared__ SharedStats of_warps[kMostRowWarps];
+  __shared__ RowGradient gradient;
   const Cluster cluster;
+  cluster.arrive();  // and wait below: a block's shared memory is there once it runs
   const std::int64_t row_index = blockIdx.x / static_cast<unsigned>(cluster.blocks());
   const int label = counted_class(args.target, row_index, args.vocab);
-  const bool is_first = threadIdx.x == 0, writes_results = is_first && cluster.rank() == 0;
-  const T* row = static_cast<const T*>(args.logits.data) + row_index * args.logits.row_stride;
-  T* out = nullptr;
-  if constexpr (kGradient) out = static_cast<T*>(args.grad_logits);
+  const bool writes_results = threadIdx.x == 0 && cluster.rank() == 0;
+  T* row = static_cast<T*>(args.grad_logits) + row_index * args.logits.row_stride;
   RowPart<T, kItems> part(cluster.rank(), cluster.blocks(), args.vocab);
   if (label < 0 && args.z_loss == 0.0) {
     if (writes_results) write_ignored_row(args, row_index);
-    if constexpr (kGradient) part.write_zeros(out + row_index * args.logits.row_stride);
-    return;
+    part.write_zeros(row);
+    return cluster.wait();
   }
 
   const float scale = args.logits.scale;
   part.read(row);
   const float target_value = writes_results && label >= 0 ? gpu::to_float(row[label]) * scale : 0.0f;
   const bool wants_total = args.label_smoothing != 0.0;
-  const RowStats block = block_stats<kWarp, kPartThreads>(part_stats(part, scale, wants_total), wants_total);
-  if (is_first) of_block = {block.max, block.sum, block.total};
+  const ThreadStats mine = part_stats(part, scale, wants_total);
+  cluster.wait();
+  share_stats(cluster, mine, wants_total, of_warps);
   cluster.arrive();
   cluster.wait();
 
-  const auto row_lse = [&] {
-    const RowStats stats = cluster_stats(cluster, &of_block);
-    const double lse = lse_of(stats);
-    if (writes_results) write_row_results(args, row_index, lse, stats.total, label, target_value);
-    return lse;
-  };
-  if constexpr (kGradient) {
-    const RowGradient gradient = shared_row_gradient([&] {
-      const RowSoftmax softmax = softmax_of(row_lse());
+  if (threadIdx.x < kPartWarp) {
+    const RowStats stats = row_stats(cluster, of_warps);
+    if (threadIdx.x == 0) {
+      const double lse = lse_of(stats);
+      if (writes_results) write_row_results(args, row_index, lse, stats.total, label, target_value);
       const CrossEntropyScales scales = *args.scales;
-      return row_gradient(scales, scales.grad_unit, args.label_smoothing, args.z_loss, args.vocab, softmax, label);
-    });
-    cluster.arrive();
-    write_part_gradient(part, scale, gradient, out + row_index * args.logits.row_stride);
-  } else {
-    if (writes_results) row_lse();
-    cluster.arrive();
+      gradient =
+          row_gradient(scales, scales.grad_unit, args.label_smoothing, args.z_loss, args.vocab, softmax_of(lse), label);
+    }
   }
-  cluster.wait();  // until its shared memory is not read any more
+  __syncthreads();
+  write_part_gradient(part, scale, gradient, row);
 }
 
 // Backward of rows that `blocks` blocks share, without a gradient that reaches the logits directly.

@@ -7,7 +7,6 @@
 
 namespace liger::kernels {
 
-std::optional<Status> cross_entropy_forward_in_parts(const CrossEntropyForwardArgs& args, const LaunchContext& context);
 std::optional<Status> cross_entropy_backward_in_parts(const CrossEntropyBackwardArgs& args,
                                                       const LaunchContext& context);
 std::optional<Status> cross_entropy_fused_in_parts(const CrossEntropyFusedArgs& args, const LaunchContext& context);
