@@ -11,7 +11,7 @@
 #if defined(LIGER_DEVICE_CUDA)
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 
-#include "ops/blas_choice.h"
+#include "ops/blas_product.h"
 #else
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #endif
@@ -68,7 +68,7 @@ inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std:
 // torch's handle carries the current stream and torch's TF32 setting. BLAS counts columns first: it sees total as
 // [n, m] and computes b^T @ a.
 inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
-  if (a.scalar_type() != TorchDtype::Float && BlasChoice(a, b, accumulate).run(total)) return;
+  if (a.scalar_type() != TorchDtype::Float && BlasProduct(transposed(a), b, total, accumulate).run()) return;
   void* handle = nullptr;
   TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
   const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;

@@ -62,6 +62,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor lse, *, int ignore_index=-100, "
       "str reduction=\"mean\", float label_smoothing=0.0, float logit_scale=1.0, float softcap=0.0, "
       "float z_loss=0.0) -> Tensor");
+  m.def("mm(Tensor a, Tensor b) -> Tensor");
   m.def(
       "linear_cross_entropy(Tensor hidden_states, Tensor weight, Tensor target, Tensor? bias=None, *, "
       "int ignore_index=-100, str reduction=\"mean\", float label_smoothing=0.0, float logit_scale=1.0, "

@@ -9,7 +9,7 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from liger_compile import _version
-from liger_compile.cache_tag import VersionTagPass, tagged, version_tag
+from liger_compile.cache_tag import TaggedPass, tagged, version_tag
 
 TRAIN = Path(__file__).with_name("train.py")
 OTHER_VERSION = """
@@ -72,7 +72,7 @@ def test_a_pass_of_the_user_still_runs(where: str) -> None:
         with torch._inductor.config.patch(post_grad_custom_post_pass=users):
             patches = tagged({"max_autotune": True})
     composed = patches["post_grad_custom_post_pass"]
-    assert isinstance(composed, VersionTagPass)
+    assert isinstance(composed, TaggedPass)
     assert composed.uuid() == (version_tag(), "users")
     graph = torch.fx.Graph()
     composed(graph)

@@ -1,0 +1,206 @@
+// Matrix products by a kernel of cuBLAS's that is not always the one that it would take by itself. A kernel that keeps
+// tiles of 192 x 192 or 320 x 128 of the result fills all registers with them, and writes a tile before it begins with
+// the next; smaller tiles leave room for both at once. bench/products.py compares them.
+#pragma once
+
+#include <cublasLt.h>
+#include <cublas_v2.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "ops/check.h"
+#include "ops/tensors.h"
+
+namespace liger::ops {
+
+inline cudaDataType_t cuda_dtype(TorchDtype dtype) {
+  if (dtype == TorchDtype::BFloat16) return CUDA_R_16BF;
+  return dtype == TorchDtype::Half ? CUDA_R_16F : CUDA_R_32F;
+}
+
+// What cublasLt makes and destroys by handle.
+template <typename Handle, cublasStatus_t (*kDestroy)(Handle)>
+class BlasObject {
+ public:
+  BlasObject() = default;
+  ~BlasObject() {
+    if (handle_ != nullptr) kDestroy(handle_);
+  }
+  BlasObject(const BlasObject&) = delete;
+  BlasObject& operator=(const BlasObject&) = delete;
+  Handle* out() { return &handle_; }
+  operator Handle() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+
+// A matrix as BLAS sees it, which counts columns first: [rows, columns] before a possible transposition.
+struct BlasMatrix {
+  const void* data;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t stride;  // between columns
+  bool is_transposed;
+};
+
+// result = a @ b (+ result) for half types; the result, [m, n] with neighbouring elements in a row, of their dtype or
+// float32. Since BLAS counts columns first, it sees result^T = b^T @ a^T.
+class BlasProduct {
+ public:
+  BlasProduct(const Tensor& a, const Tensor& b, Tensor& result, bool accumulate)
+      : result_(result), accumulate_(accumulate), left_(as_blas(b)), right_(as_blas(a)) {}
+
+  // False where nothing was done: where cuBLAS's own choice is as good, or the operands are not for it.
+  bool run() const {
+    if (!left_ || !right_ || alignment_of(left_->data) < 16 || alignment_of(right_->data) < 16) return false;
+    void* handle = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
+    const auto light = static_cast<cublasLtHandle_t>(handle);  // a handle of cuBLAS is one of cublasLt as well
+    cudaStream_t stream = nullptr;
+    if (cublasGetStream(static_cast<cublasHandle_t>(handle), &stream) != CUBLAS_STATUS_SUCCESS) return false;
+    const std::optional<Choice> choice = choice_for(light);
+    const Description description(*this);
+    if (!choice || !description.is_complete) return false;
+    const Tensor workspace = new_empty(result_, Shape{kWorkspaceBytes / 4}, TorchDtype::Float);
+    const float alpha = 1.0f, beta = accumulate_ ? 1.0f : 0.0f;
+    void* result = result_.mutable_data_ptr();
+    const cublasStatus_t status =
+        cublasLtMatmul(light, description.product, &alpha, left_->data, description.left, right_->data,
+                       description.right, &beta, result, description.result, result, description.result, &*choice,
+                       const_cast<void*>(workspace.const_data_ptr()), kWorkspaceBytes, stream);
+    require(status == CUBLAS_STATUS_SUCCESS, "cublasLtMatmul failed: ", cublasGetStatusString(status));
+    return true;
+  }
+
+ private:
+  using Choice = cublasLtMatmulAlgo_t;
+  using Layout = BlasObject<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+  using Key = std::array<std::int64_t, 14>;
+  static constexpr std::int64_t kWorkspaceBytes = 1024;  // for counters; kernels that need more are not wanted
+
+  // What cublasLt is told of a product.
+  struct Description {
+    explicit Description(const BlasProduct& of) {
+      const cudaDataType_t type = cuda_dtype(of.dtype_), result_type = cuda_dtype(of.result_.scalar_type());
+      const BlasMatrix transposed_result{nullptr, of.result_.size(1), of.result_.size(0), of.result_.stride(0), false};
+      is_complete = cublasLtMatmulDescCreate(product.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+                    set(CUBLASLT_MATMUL_DESC_TRANSA, *of.left_) && set(CUBLASLT_MATMUL_DESC_TRANSB, *of.right_) &&
+                    describe(left, type, *of.left_) && describe(right, type, *of.right_) &&
+                    describe(result, result_type, transposed_result);
+    }
+
+    bool set(cublasLtMatmulDescAttributes_t attribute, const BlasMatrix& matrix) {
+      const cublasOperation_t operation = matrix.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+      return cublasLtMatmulDescSetAttribute(product, attribute, &operation, sizeof(operation)) == CUBLAS_STATUS_SUCCESS;
+    }
+
+    static bool describe(Layout& layout, cudaDataType_t type, const BlasMatrix& matrix) {
+      return cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<std::uint64_t>(matrix.rows),
+                                        static_cast<std::uint64_t>(matrix.columns),
+                                        matrix.stride) == CUBLAS_STATUS_SUCCESS;
+    }
+
+    BlasObject<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> product;
+    Layout left, right, result;
+    bool is_complete = false;
+  };
+
+  // Nothing where neither its rows nor its columns have neighbouring elements.
+  std::optional<BlasMatrix> as_blas(const Tensor& matrix) {
+    dtype_ = matrix.scalar_type();
+    const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
+    const void* data = matrix.const_data_ptr();
+    if (matrix.stride(1) == 1 && matrix.stride(0) >= columns)
+      return BlasMatrix{data, columns, rows, matrix.stride(0), false};
+    if (matrix.stride(0) == 1 && matrix.stride(1) >= rows)
+      return BlasMatrix{data, rows, columns, matrix.stride(1), true};
+    return std::nullopt;
+  }
+
+  // Of an address, in bytes, as far as cublasLt wants to know.
+  static std::uint32_t alignment_of(const void* address) {
+    const auto bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(address) % 256);
+    return bits == 0 ? 256 : bits & (~bits + 1);
+  }
+
+  Key key() const {
+    const std::int64_t alignments = alignment_of(left_->data) | (std::int64_t{alignment_of(right_->data)} << 10) |
+                                    (std::int64_t{alignment_of(result_.const_data_ptr())} << 20);
+    const auto type = static_cast<std::int64_t>(dtype_), result_type = static_cast<std::int64_t>(result_.scalar_type());
+    return {left_->rows,       left_->columns,
+            left_->stride,     left_->is_transposed,
+            right_->rows,      right_->columns,
+            right_->stride,    right_->is_transposed,
+            result_.stride(0), type,
+            result_type,       accumulate_,
+            alignments,        result_.get_device_index()};
+  }
+
+  // Asked once for each kind of product: cublasLt takes longer to answer than to launch.
+  std::optional<Choice> choice_for(cublasLtHandle_t light) const {
+    static std::mutex mutex;
+    static std::map<Key, std::optional<Choice>> choices;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto [entry, is_new] = choices.try_emplace(key());
+    if (is_new) entry->second = wanted(light);
+    return entry->second;
+  }
+
+  std::optional<Choice> wanted(cublasLtHandle_t light) const {
+    std::array<cublasLtMatmulHeuristicResult_t, 8> offers;
+    const int count = ask(light, offers.data(), static_cast<int>(offers.size()));
+    if (count == 0) return std::nullopt;
+    // Where sums are kept in float32 a tile is twice as many bytes to read and to write.
+    const int first = tile_of(offers[0]);
+    const bool fills_registers = first == CUBLASLT_MATMUL_TILE_192x192 || first == CUBLASLT_MATMUL_TILE_320x128;
+    if (!fills_registers && result_.scalar_type() != TorchDtype::Float) return std::nullopt;
+    for (const int tile : {CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_168x128, CUBLASLT_MATMUL_TILE_176x128}) {
+      for (int i = 0; i < count; ++i) {
+        if (tile_of(offers[i]) == tile) return offers[i].algo;
+      }
+    }
+    return std::nullopt;
+  }
+
+  static int tile_of(const cublasLtMatmulHeuristicResult_t& offer) {
+    int tile = 0;
+    std::size_t size = 0;
+    cublasLtMatmulAlgoConfigGetAttribute(&offer.algo, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof(tile), &size);
+    return tile;
+  }
+
+  // cublasLt's offers, the one that it thinks best first; returns how many.
+  int ask(cublasLtHandle_t light, cublasLtMatmulHeuristicResult_t* offers, int most) const {
+    const Description description(*this);
+    BlasObject<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
+    if (!description.is_complete || cublasLtMatmulPreferenceCreate(preference.out()) != CUBLAS_STATUS_SUCCESS) return 0;
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+      return cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)) ==
+             CUBLAS_STATUS_SUCCESS;
+    };
+    const std::uint32_t of_result = alignment_of(result_.const_data_ptr());
+    const bool is_set = prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspaceBytes)) &&
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(left_->data)) &&
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(right_->data)) &&
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_result) &&
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_result);
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(light, description.product, description.left, description.right,
+                                       description.result, description.result, preference, most, offers, &count);
+    return is_set && status == CUBLAS_STATUS_SUCCESS ? count : 0;
+  }
+
+  Tensor& result_;
+  bool accumulate_;
+  TorchDtype dtype_ = TorchDtype::Float;
+  std::optional<BlasMatrix> left_, right_;
+};
+
+}  // namespace liger::ops

@@ -1,0 +1,44 @@
+"""Gives large matrix products to an op of ours, which runs the kernel of cuBLAS's that suits each best: a pass over
+Inductor's graphs, after its own.
+
+What the op computes is `aten.mm`. For products whose result cuBLAS would cut into tiles that fill all registers it
+takes smaller ones, see csrc/ops/blas_product.h and bench/products.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.fx
+
+# Multiplications below which cuBLAS's own choice is as good (k and v of a Llama of the 1B shape), and the host's cost
+# of a call begins to count.
+_FEWEST_MULTIPLICATIONS = 2**35
+
+_MM = torch.ops.aten.mm.default
+
+
+def prefer_our_products(graph: torch.fx.Graph) -> None:
+    """Replace `aten.mm` by `liger.mm` where that pays. Leaves graphs alone that Inductor was told to tune."""
+    from torch._inductor import config
+
+    if config.max_autotune or config.max_autotune_gemm:
+        return
+    for node in graph.find_nodes(op="call_function", target=_MM):
+        if _pays(*(operand.meta.get("val") for operand in node.args)):
+            import liger_compile.ops  # noqa: F401  defines the op
+
+            node.target = torch.ops.liger.mm.default
+
+
+def _pays(a: object, b: object) -> bool:
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return False
+    sizes = (*a.shape, b.shape[1])
+    if a.dtype not in (torch.bfloat16, torch.float16) or not all(isinstance(size, int) for size in sizes):
+        return False
+    return _chooses_better(a.device) and sizes[0] * sizes[1] * sizes[2] >= _FEWEST_MULTIPLICATIONS
+
+
+def _chooses_better(device: torch.device) -> bool:
+    """Is it a device on which our choice was measured?"""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
