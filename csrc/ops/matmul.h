@@ -59,9 +59,10 @@ inline void aten_mm_out(const Tensor& a, const Tensor& b, Tensor& out, const std
 // What matmul_out would convert to at every call.
 inline Tensor as_product_operand(const Tensor& matrix) { return matrix; }
 
-// out = a @ b (+ bias)
+// out = a @ b (+ bias), with neighbouring elements in a row of out.
 inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
-  aten_mm_out(a, b, out, bias);
+  const bool may_choose = a.scalar_type() != TorchDtype::Float && a.numel() > 0 && b.numel() > 0 && !bias;
+  if (!may_choose || !BlasProduct(a, b, out, false).run()) aten_mm_out(a, b, out, bias);
 }
 
 // total (+)= a^T @ b with total float32 [m, n] contiguous, a [k, m] and b [k, n] with neighbouring elements in a row.

@@ -11,6 +11,7 @@ constexpr const char* kOp = "mm";
 
 Tensor mm(const Tensor& a, const Tensor& b) {
   const Argument left{kOp, "a"}, right{kOp, "b"};
+  kernel_dtype(left, a);
   require(a.dim() == 2, left, " must be a matrix, got shape ", ShapeOf{a});
   require(b.dim() == 2 && b.size(0) == a.size(1), right, " must have shape [", a.size(1), ", n], got ", ShapeOf{b});
   require_dtype(right, b, a.scalar_type());
@@ -18,11 +19,7 @@ Tensor mm(const Tensor& a, const Tensor& b) {
   const DeviceScope scope(a);
   const NoGrad no_grad;
   Tensor out = new_empty(a, Shape{a.size(0), b.size(1)});
-#if defined(LIGER_DEVICE_CUDA)
-  const bool is_half = a.scalar_type() == TorchDtype::BFloat16 || a.scalar_type() == TorchDtype::Half;
-  if (is_half && a.numel() > 0 && b.numel() > 0 && BlasProduct(a, b, out, false).run()) return out;
-#endif
-  aten_mm_out(a, b, out, std::nullopt);
+  matmul_out(a, b, out);
   return out;
 }
 
