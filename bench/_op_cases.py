@@ -1,9 +1,10 @@
-"""What bench/ops.py times: each op as transformers spells it, and ours."""
+"""What bench/ops.py times: each op as transformers spells it, ours, and liger-kernel's where it is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class Case:
     Attributes:
         inputs: makes the arguments of both functions; those that require gradients get them in the backward.
         reference: the op as a model spells it.
+        liger_kernel: theirs, None where it is not compared.
         forward_bytes: least bytes that the forward moves, None where it is not bound by them.
         backward_bytes: the same for the backward.
     """
@@ -31,6 +33,11 @@ class Case:
     ours: Callable[..., Any]
     forward_bytes: int | None
     backward_bytes: int | None
+    liger_kernel: Callable[..., Any] | None = None
+
+
+def liger_functional(name: str, *arguments: Any, **keywords: Any) -> Any:
+    return getattr(import_module("liger_kernel.transformers.functional"), f"liger_{name}")(*arguments, **keywords)
 
 
 def cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
@@ -67,8 +74,11 @@ def rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
     def inputs() -> tuple[torch.Tensor, ...]:
         return _random(rows, hidden, dtype=dtype, device=device), _random(hidden, dtype=dtype, device=device)
 
+    def theirs(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return liger_functional("rms_norm", x, weight, 1e-6, in_place=False)
+
     # forward: x -> y; backward: dy, x -> dx
-    return Case(f"rms_norm {hidden}", inputs, _llama_norm, ours, 2 * tensor, 3 * tensor)
+    return Case(f"rms_norm {hidden}", inputs, _llama_norm, ours, 2 * tensor, 3 * tensor, theirs)
 
 
 def add_rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
@@ -85,8 +95,11 @@ def add_rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Cas
         x, residual = (_random(rows, hidden, dtype=dtype, device=device) for _ in range(2))
         return x, residual, _random(hidden, dtype=dtype, device=device)
 
+    def theirs(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return liger_functional("fused_add_rms_norm", x, residual, weight, 1e-6, in_place=False)
+
     # forward: x, residual -> sum, y; backward: dy, dsum, sum -> d
-    return Case(f"add_rms_norm {hidden}", inputs, reference, ours, 4 * tensor, 4 * tensor)
+    return Case(f"add_rms_norm {hidden}", inputs, reference, ours, 4 * tensor, 4 * tensor, theirs)
 
 
 def _rotate_half(x: torch.Tensor) -> torch.Tensor:
@@ -126,7 +139,11 @@ def glu(rows: int, width: int, dtype: torch.dtype, device: str) -> Case:
         return tuple(_random(rows, width, dtype=dtype, device=device) for _ in range(2))
 
     # forward: gate, up -> out; backward: dout, gate, up -> dgate, dup
-    return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor)
+    def theirs(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return liger_functional("swiglu", gate, up)
+
+    # Theirs writes gradients over gate and up: what it computes is right only once, but takes as long every time.
+    return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor, theirs)
 
 
 def cross_entropy(rows: int, vocab: int, dtype: torch.dtype, device: str) -> Case:

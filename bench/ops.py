@@ -1,9 +1,9 @@
-"""Each op alone, forward and backward: eager, torch.compile (inductor) and ours.
+"""Each op alone, forward and backward: eager, torch.compile (inductor), liger-kernel where it is installed, and ours.
 
     python bench/ops.py --only rms_norm,glu
 
 Memory-bound ops also show which share of the bandwidth of a measured copy they reach, counting every input read once
-and every output written once. The three are timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops
+and every output written once. They are timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops
 would else be bound by the host.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import torch._functorch.config as functorch_config
 
 from _op_cases import Case, cases
 from _timing import Call, Timing, compare, copy_bandwidth, format_table, graphed, machine, write_results
+
+IMPLEMENTATIONS = ("eager", "inductor", "liger-kernel", "ours")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,17 +38,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Timing]]:
     """{"forward": {implementation: timing}, "backward": ...} of one case."""
-    inputs = case.inputs()
-    leaves = [tensor for tensor in inputs if tensor.requires_grad]
+    given = case.inputs()
     compiled = torch.compile(case.reference)
     implementations = {"eager": case.reference, "inductor": compiled, "ours": case.ours}
-    outputs = {name: as_tuple(function(*inputs)) for name, function in implementations.items()}
+    if case.liger_kernel is not None and arguments.device == "cuda" and find_spec("liger_kernel"):
+        implementations["liger-kernel"] = case.liger_kernel
+    # Of their own, since not every implementation leaves them alone.
+    inputs = {name: tuple(copied(tensor) for tensor in given) for name in implementations}
+    outputs = {name: as_tuple(function(*inputs[name])) for name, function in implementations.items()}
     gradients = [torch.randn_like(output) for output in outputs["eager"]]
 
     def backward(name: str) -> Any:
+        leaves = [tensor for tensor in inputs[name] if tensor.requires_grad]
         return torch.autograd.grad(outputs[name], leaves, gradients, retain_graph=True)
 
-    forwards: dict[str, Call] = {name: partial(function, *inputs) for name, function in implementations.items()}
+    forwards: dict[str, Call] = {name: partial(function, *inputs[name]) for name, function in implementations.items()}
     backwards: dict[str, Call] = {name: partial(backward, name) for name in implementations}
     timings = {}
     for direction, calls in (("forward", forwards), ("backward", backwards)):
@@ -53,6 +60,11 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Ti
             calls = {name: graphed(call) for name, call in calls.items()}
         timings[direction] = compare(calls, device=arguments.device, repetitions=arguments.repetitions)
     return timings
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """With the same strides and need of a gradient, as a leaf."""
+    return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_(tensor.requires_grad)
 
 
 def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
@@ -65,7 +77,8 @@ def rows(case: Case, timings: dict[str, dict[str, Timing]], bandwidth: float) ->
         timing = timings[direction]
         share = "" if moved is None else f"{moved / (timing['ours'].median * 1e-3) / bandwidth:.2f}"
         spread = f"{timing['ours'].low:.3f} to {timing['ours'].high:.3f}"
-        yield [f"{case.name} {direction}", *(f"{timing[name].median:.3f}" for name in timing), spread, share]
+        medians = [f"{timing[name].median:.3f}" if name in timing else "" for name in IMPLEMENTATIONS]
+        yield [f"{case.name} {direction}", *medians, spread, share]
 
 
 def main() -> None:
@@ -78,7 +91,7 @@ def main() -> None:
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(arguments.device, 1.0 if cuda else 0.25)
     prefixes = tuple(name for name in arguments.only.split(",") if name)
-    table = [["op, ms", "eager", "inductor", "ours", "10th to 90th percentile", "share of copy"]]
+    table = [["op, ms", *IMPLEMENTATIONS, "10th to 90th percentile", "share of copy"]]
     results: dict[str, Any] = {}
     for case in cases(num_rows, dtype, arguments.device):
         if prefixes and not case.name.startswith(prefixes):

@@ -156,10 +156,13 @@ class BlasProduct {
     std::array<cublasLtMatmulHeuristicResult_t, 8> offers;
     const int count = ask(light, offers.data(), static_cast<int>(offers.size()));
     if (count == 0) return std::nullopt;
-    // Where sums are kept in float32 a tile is twice as many bytes to read and to write.
+    // Where sums are kept in float32 a tile is twice as many bytes to read and to write. Gradients of weights, whose
+    // operands both lie across, gain nothing otherwise.
     const int first = tile_of(offers[0]);
     const bool fills_registers = first == CUBLASLT_MATMUL_TILE_192x192 || first == CUBLASLT_MATMUL_TILE_320x128;
-    if (!fills_registers && result_.scalar_type() != TorchDtype::Float) return std::nullopt;
+    const bool is_weight_gradient = !left_->is_transposed && right_->is_transposed;
+    const bool may_gain = fills_registers && !is_weight_gradient;
+    if (!may_gain && result_.scalar_type() != TorchDtype::Float) return std::nullopt;
     for (const int tile : {CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_168x128, CUBLASLT_MATMUL_TILE_176x128}) {
       for (int i = 0; i < count; ++i) {
         if (tile_of(offers[i]) == tile) return offers[i].algo;
