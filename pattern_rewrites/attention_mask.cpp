@@ -97,7 +97,8 @@ Verdict can_be_asked(const Match& match, const mask::Source& source) {
 Verdict restorable(const Match& match, const Mask& mask) {
   for (const mask::Term& term : mask.terms) {
     if (term.kind == TermKind::causal) continue;
-    if (term.kind != TermKind::padding && term.kind != TermKind::documents) {
+    const bool can_hold = term.kind == TermKind::padding || term.kind == TermKind::documents;
+    if (!can_hold && !mask::is_whole_from_zero(term)) {
       return because("its mask is not just causal: " + mask.text());
     }
     if (Verdict verdict = can_be_asked(match, *term.source); !verdict) return verdict;
@@ -105,13 +106,16 @@ Verdict restorable(const Match& match, const Mask& mask) {
   return ok();
 }
 
+RunCondition::Kind condition_for(TermKind kind) {
+  if (kind == TermKind::padding) return RunCondition::Kind::all_nonzero;
+  return kind == TermKind::chunk ? RunCondition::Kind::all_zero : RunCondition::Kind::constant_along;
+}
+
 std::vector<RunCondition> conditions_of(const Mask& mask) {
   std::vector<RunCondition> conditions;
   for (const mask::Term& term : mask.terms) {
     if (term.kind == TermKind::causal) continue;
-    const bool is_padding = term.kind == TermKind::padding;
-    conditions.push_back({is_padding ? RunCondition::Kind::all_nonzero : RunCondition::Kind::constant_along,
-                          term.source->name, term.dim, term.source->is_outer});
+    conditions.push_back({condition_for(term.kind), term.source->name, term.dim, term.source->is_outer});
   }
   return conditions;
 }
@@ -148,6 +152,7 @@ Verdict takes_blocks(const Context& context, const graph::TensorMeta& mask,
 
 std::string condition_text(const RunCondition& condition) {
   if (condition.kind == RunCondition::Kind::all_nonzero) return "%" + condition.node + " hides nothing";
+  if (condition.kind == RunCondition::Kind::all_zero) return "%" + condition.node + " is 0";
   return "%" + condition.node + " is one document in each row";
 }
 

@@ -39,6 +39,7 @@ void register_mask(py::module_& module) {
       .def_property_readonly("condition", [](const mask::Term& term) { return term.condition.text(); })
       .def_property_readonly("source",
                              [](const mask::Term& term) { return term.source ? term.source->name : std::string(); })
+      .def_property_readonly("is_whole_from_zero", &mask::is_whole_from_zero)
       .def_readonly("size", &mask::Term::size)
       .def_readonly("dim", &mask::Term::dim);
   module.def("facts_of", &facts_of, py::arg("graph"), py::arg("names"), py::kw_only(), py::arg("facts") = mask::Facts{},

@@ -133,7 +133,15 @@ PyResult rewrite_graph(const Graph& graph, std::vector<std::string> disable, boo
 }
 
 const char* name_of(const rewrite::RunCondition& condition) {
-  return condition.kind == rewrite::RunCondition::Kind::all_nonzero ? "all_nonzero" : "constant_along";
+  switch (condition.kind) {
+    case rewrite::RunCondition::Kind::all_nonzero:
+      return "all_nonzero";
+    case rewrite::RunCondition::Kind::all_zero:
+      return "all_zero";
+    case rewrite::RunCondition::Kind::constant_along:
+      break;
+  }
+  return "constant_along";
 }
 
 std::vector<std::string> rule_names() {

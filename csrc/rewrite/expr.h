@@ -49,7 +49,7 @@ struct Result {
 
 // What must hold of a tensor's values in a call of the graph for a rewrite to be right in that call.
 struct RunCondition {
-  enum class Kind : std::uint8_t { all_nonzero, constant_along };
+  enum class Kind : std::uint8_t { all_nonzero, all_zero, constant_along };
 
   Kind kind = Kind::all_nonzero;
   std::string node;

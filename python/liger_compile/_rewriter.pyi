@@ -66,6 +66,7 @@ class MaskTerm:
     kind: str
     condition: str
     source: str
+    is_whole_from_zero: bool
     size: int
     dim: int
 

@@ -30,7 +30,7 @@ class Condition:
     """What must hold of the values of a tensor, which is computed from integer inputs of the whole graph.
 
     Attributes:
-        kind: "all_nonzero", or "constant_along": equal along `dim`.
+        kind: "all_nonzero", "all_zero", or "constant_along": equal along `dim`.
         node: name of the tensor's node.
         dim: of "constant_along".
     """

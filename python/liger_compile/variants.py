@@ -61,8 +61,8 @@ class Question:
 
 
 def _asked(graph: torch.fx.Graph, tensor: torch.fx.Node, condition: Condition) -> torch.fx.Node:
-    if condition.kind == "all_nonzero":
-        compared = graph.call_function(torch.ne, (tensor, 0))
+    if condition.kind in ("all_nonzero", "all_zero"):
+        compared = graph.call_function(torch.ne if condition.kind == "all_nonzero" else torch.eq, (tensor, 0))
     else:
         first = (slice(None),) * condition.dim + (slice(0, 1),)
         compared = graph.call_function(torch.eq, (tensor, graph.call_function(operator.getitem, (tensor, first))))

@@ -182,6 +182,9 @@ def test_a_question_reads_only_what_it_needs() -> None:
     assert question.holds(padding_alone(gm, torch.ones(2, 8)))
     assert not question.holds(padding_alone(gm, torch.zeros(2, 8)))
     assert question.holds(padding_alone(gm, torch.ones(0, 8)))
+    opposite = Question(gm, [Condition("all_zero", "l_padding_", 0)])
+    assert opposite.holds(padding_alone(gm, torch.zeros(2, 8)))
+    assert not opposite.holds(padding_alone(gm, torch.eye(8)))
 
 
 def test_a_question_about_rows() -> None:

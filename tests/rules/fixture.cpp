@@ -37,13 +37,23 @@ std::string results_of(const graph::Graph& graph, const rewrite::Edit& edit) {
   return text;
 }
 
+std::string text_of(const rewrite::RunCondition& condition) {
+  switch (condition.kind) {
+    case rewrite::RunCondition::Kind::all_nonzero:
+      return "all of %" + condition.node + " is not zero";
+    case rewrite::RunCondition::Kind::all_zero:
+      return "all of %" + condition.node + " is zero";
+    case rewrite::RunCondition::Kind::constant_along:
+      break;
+  }
+  return "%" + condition.node + " is constant along dim " + std::to_string(condition.dim);
+}
+
 std::string line_of(const graph::Graph& graph, const rewrite::Edit& edit) {
   std::string line = "rewrite " + edit.rule + " at " + percent(graph, edit.anchor) + ": " +
                      rewrite::print(graph, edit.call) + " -> " + results_of(graph, edit);
   for (const rewrite::RunCondition& condition : edit.conditions) {
-    const bool is_nonzero = condition.kind == rewrite::RunCondition::Kind::all_nonzero;
-    line += is_nonzero ? ", if all of %" + condition.node + " is not zero"
-                       : ", if %" + condition.node + " is constant along dim " + std::to_string(condition.dim);
+    line += ", if " + text_of(condition);
   }
   for (NodeId id : edit.on_demand) {
     line += ", " + percent(graph, id) + " on demand from " + percent(graph, edit.on_demand_from);

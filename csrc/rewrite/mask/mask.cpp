@@ -78,6 +78,19 @@ std::optional<std::size_t> dim_along(const Atom& element, Axis axis) {
   return found;
 }
 
+// The one tensor whose elements a form contains, which then do not depend on query and key.
+std::optional<Source> offset_of(const Linear& form) {
+  std::optional<Source> found;
+  for (const auto& entry : form.terms()) {
+    const Atom& atom = *entry.second.atom;
+    if (atom.kind != Atom::Kind::element) continue;
+    const Linear element = Linear::element(atom.source, atom.index);
+    if (found || mentions(element, kQuery) || mentions(element, kKey)) return std::nullopt;
+    found = atom.source;
+  }
+  return found;
+}
+
 Term of_kind(Term::Kind kind, const Condition& condition, std::int64_t size = 0) {
   Term term;
   term.kind = kind;
@@ -107,7 +120,11 @@ Term classify_equality(const Condition& condition) {
     const bool same = chunks->positive->divisor == chunks->negative->divisor &&
                       exchanged_text(numerator) == chunks->negative->index.front().text() &&
                       mentions(numerator, kQuery) != mentions(numerator, kKey);
-    if (same) return of_kind(Term::Kind::chunk, condition, chunks->positive->divisor);
+    if (same) {
+      Term term = of_kind(Term::Kind::chunk, condition, chunks->positive->divisor);
+      term.source = offset_of(numerator);
+      return term;
+    }
   }
   if (const auto documents = difference_of_atoms(form, Atom::Kind::element)) {
     auto by_key = dim_along(*documents->positive, kKey), by_query = dim_along(*documents->negative, kQuery);
@@ -229,6 +246,16 @@ std::string_view name_of(Term::Kind kind) {
   constexpr std::array<std::string_view, 7> names = {"causal",    "window", "chunk", "padding",
                                                      "documents", "blocks", "other"};
   return names.at(static_cast<std::size_t>(kind));
+}
+
+bool is_whole_from_zero(const Term& term) {
+  if (term.kind != Term::Kind::chunk || !term.source) return false;
+  const auto zero = [&](const Atom& atom) -> std::optional<Linear> {
+    const bool is_offset = atom.kind == Atom::Kind::element && atom.source.node == term.source->node &&
+                           atom.source.is_outer == term.source->is_outer;
+    return is_offset ? std::optional<Linear>(0) : std::nullopt;
+  };
+  return term.condition.substitute(zero).is(true);
 }
 
 Mask classify(const Condition& condition) {

@@ -15,7 +15,7 @@ struct Term {
   enum class Kind : std::uint8_t {
     causal,     // key <= query
     window,     // key > query - size
-    chunk,      // key and query lie in the same chunk of `size` positions
+    chunk,      // key and query lie in the same chunk of `size` positions, which may begin source[...] later
     padding,    // source[..., key] is not zero
     documents,  // source[..., query] == source[..., key]
     blocks,     // key <= query, or both in one block: attention to what is not causal, as for prefixes and images
@@ -25,7 +25,7 @@ struct Term {
   Kind kind = Kind::other;
   Condition condition = Condition::constant(true);
   std::int64_t size = 0;         // of a window or chunk
-  std::optional<Source> source;  // of padding and documents
+  std::optional<Source> source;  // of padding and documents, and of chunks that do not begin at 0
   std::size_t dim = 0;           // of the source: the one that runs over positions
 };
 
@@ -37,6 +37,9 @@ struct Mask {
 };
 
 std::string_view name_of(Term::Kind kind);  // "causal"
+
+// A chunk that holds all positions where the elements of its source are 0.
+bool is_whole_from_zero(const Term& term);
 
 // The terms of a condition on batch, head, query and key.
 Mask classify(const Condition& condition);
