@@ -2,15 +2,16 @@
 
     python bench/ops.py --only rms_norm,glu
 
-Memory-bound ops also show which share of the bandwidth of a measured copy they reach, counting every input read once
-and every output written once. They are timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops
-would else be bound by the host.
+Errors are relative, root mean square, of outputs and gradients against float64, over fewer rows. Memory-bound ops also
+show which share of the bandwidth of a measured copy they reach, counting every input read once
+and every output written once. They are
+timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops would else be bound by the host.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,13 +37,42 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def implementations_of(case: Case, device: str) -> dict[str, Callable[..., Any]]:
+    found = {"eager": case.reference, "inductor": torch.compile(case.reference), "ours": case.ours}
+    if case.liger_kernel is not None and device == "cuda" and find_spec("liger_kernel"):
+        found["liger-kernel"] = case.liger_kernel
+    return found
+
+
+def errors_of(case: Case, device: str) -> dict[str, dict[str, float]]:
+    """{implementation: {"forward": error, "backward": error}}, the largest of the outputs and of the gradients."""
+    given = case.inputs()
+    exact = tuple(copied(tensor, torch.float64) for tensor in given)
+    truth = as_tuple(case.reference(*exact))
+    seeds = [torch.randn_like(output) for output in truth]
+    true_gradients = torch.autograd.grad(truth, [tensor for tensor in exact if tensor.requires_grad], seeds)
+    errors = {}
+    for name, function in implementations_of(case, device).items():
+        inputs = tuple(copied(tensor) for tensor in given)
+        outputs = as_tuple(function(*inputs))
+        leaves = [tensor for tensor in inputs if tensor.requires_grad]
+        own_seeds = [seed.to(output.dtype) for seed, output in zip(seeds, outputs, strict=True)]
+        gradients = torch.autograd.grad(outputs, leaves, own_seeds)
+        errors[name] = {
+            "forward": largest_error(outputs, truth),
+            "backward": largest_error(gradients, true_gradients),
+        }
+    return errors
+
+
+def largest_error(values: Sequence[torch.Tensor], truth: Sequence[torch.Tensor]) -> float:
+    return max(float((v.double() - t).norm() / t.norm()) for v, t in zip(values, truth, strict=True))
+
+
 def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Timing]]:
     """{"forward": {implementation: timing}, "backward": ...} of one case."""
     given = case.inputs()
-    compiled = torch.compile(case.reference)
-    implementations = {"eager": case.reference, "inductor": compiled, "ours": case.ours}
-    if case.liger_kernel is not None and arguments.device == "cuda" and find_spec("liger_kernel"):
-        implementations["liger-kernel"] = case.liger_kernel
+    implementations = implementations_of(case, arguments.device)
     # Of their own, since not every implementation leaves them alone.
     inputs = {name: tuple(copied(tensor) for tensor in given) for name in implementations}
     outputs = {name: as_tuple(function(*inputs[name])) for name, function in implementations.items()}
@@ -62,23 +92,29 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Ti
     return timings
 
 
-def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """With the same strides and need of a gradient, as a leaf."""
-    return tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_(tensor.requires_grad)
+def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """With the same strides and need of a gradient, as a leaf; floating point numbers in another dtype."""
+    copy = tensor.detach().clone(memory_format=torch.preserve_format)
+    if dtype is not None and copy.is_floating_point():
+        copy = copy.to(dtype)
+    return copy.requires_grad_(tensor.requires_grad)
 
 
 def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def rows(case: Case, timings: dict[str, dict[str, Timing]], bandwidth: float) -> Iterator[list[str]]:
+def rows(
+    case: Case, timings: dict[str, dict[str, Timing]], errors: dict[str, dict[str, float]], bandwidth: float
+) -> Iterator[list[str]]:
     """Two lines of the table: forward and backward."""
     for direction, moved in (("forward", case.forward_bytes), ("backward", case.backward_bytes)):
         timing = timings[direction]
         share = "" if moved is None else f"{moved / (timing['ours'].median * 1e-3) / bandwidth:.2f}"
         spread = f"{timing['ours'].low:.3f} to {timing['ours'].high:.3f}"
         medians = [f"{timing[name].median:.3f}" if name in timing else "" for name in IMPLEMENTATIONS]
-        yield [f"{case.name} {direction}", *medians, spread, share]
+        compared = [f"{errors[name][direction]:.1e}" for name in ("eager", "ours")]
+        yield [f"{case.name} {direction}", *medians, spread, share, *compared]
 
 
 def main() -> None:
@@ -91,17 +127,21 @@ def main() -> None:
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(arguments.device, 1.0 if cuda else 0.25)
     prefixes = tuple(name for name in arguments.only.split(",") if name)
-    table = [["op, ms", *IMPLEMENTATIONS, "10th to 90th percentile", "share of copy"]]
+    table = [["op, ms", *IMPLEMENTATIONS, "10th to 90th percentile", "share of copy", "error of eager", "ours"]]
     results: dict[str, Any] = {}
-    for case in cases(num_rows, dtype, arguments.device):
+    few_rows = cases(min(num_rows, 512), dtype, arguments.device)
+    for case, small_case in zip(cases(num_rows, dtype, arguments.device), few_rows, strict=True):
         if prefixes and not case.name.startswith(prefixes):
             continue
         torch._dynamo.reset()
         # Not the default stream, which CUDA graphs cannot record.
         with torch.cuda.stream(torch.cuda.Stream() if cuda else None):
+            errors = errors_of(small_case, arguments.device)
+            torch._dynamo.reset()
             timings = measure(case, arguments)
-        table += rows(case, timings, bandwidth)
+        table += rows(case, timings, errors, bandwidth)
         results[case.name] = {d: {name: vars(t) for name, t in by_name.items()} for d, by_name in timings.items()}
+        results[case.name]["errors"] = errors
         print(case.name, flush=True)
     where = {**machine(arguments.device), "copy": f"{bandwidth / 1e9:.0f} GB/s", "dtype": str(dtype)}
     print(f"\n{where}, {num_rows} rows\n\n{format_table(table)}")
