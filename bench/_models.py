@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 PATCHED = "liger-kernel"  # where it is installed
+VARIANTS = ("eager", "torch.compile", PATCHED, "ours")
 MASKS = ("none", "ones", "left", "right", "packed")
 
 _SIZES = (

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from _models import SHAPES, build_model
+from _models import SHAPES, VARIANTS, build_model
 from _timing import format_table, machine, write_results
 from train_step import run_variants
 
-VARIANTS = ("eager", "torch.compile", "liger-kernel", "ours")
 Fits = Callable[[int], bool]
 
 

@@ -3,9 +3,9 @@
     python bench/ops.py --only rms_norm,glu
 
 Errors are relative, root mean square, of outputs and gradients against float64, over fewer rows. Memory-bound ops also
-show which share of the bandwidth of a measured copy they reach, counting every input read once
-and every output written once. They are
-timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops would else be bound by the host.
+show which share of the bandwidth of a measured copy they reach, counting every input read once and every output written
+once. All are timed in turns, over cold caches, and on a GPU from CUDA graphs: small ops would
+else be bound by the host.
 """
 
 from __future__ import annotations

@@ -37,10 +37,8 @@ def layers(values: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of each kind of linear layer."""
     hidden, inner, head_dim = values["hidden_size"], values["intermediate_size"], values["head_dim"]
     queries, keys = values["num_attention_heads"] * head_dim, values["num_key_value_heads"] * head_dim
-    return {"q": (hidden, queries), "k, v": (hidden, keys), "o": (queries, hidden)} | {
-        "gate, up": (hidden, inner),
-        "down": (inner, hidden),
-    }
+    attention = {"q": (hidden, queries), "k, v": (hidden, keys), "o": (queries, hidden)}
+    return {**attention, "gate, up": (hidden, inner), "down": (inner, hidden)}
 
 
 def operands(arguments: argparse.Namespace, inputs: int, outputs: int) -> Iterator[tuple[str, Tensor, Tensor]]:

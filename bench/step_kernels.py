@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from _models import build_batch, build_model, build_step, parser_of_models
+from _models import VARIANTS, build_batch, build_model, build_step, parser_of_models
 from _timing import format_table, machine, write_results
 
 _STEPS = 5
@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = parser_of_models(__doc__ or "")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=4096)
-    parser.add_argument("--variant", choices=("eager", "torch.compile", "liger-kernel", "ours"), default="ours")
+    parser.add_argument("--variant", choices=VARIANTS, default="ours")
     parser.add_argument("--most", type=int, default=30, help="kernels to list")
     parser.add_argument("--json", type=Path, default=Path("bench/results/step_kernels.json"))
     return parser.parse_args(argv)

@@ -22,10 +22,8 @@ from typing import Any
 
 import torch
 
-from _models import PATCHED, build_batch, build_model, build_step, parser_of_models
+from _models import build_batch, build_model, build_step, parser_of_models
 from _timing import Timing, format_table, machine, timing_of, write_results
-
-VARIANTS = ("eager", "torch.compile", PATCHED, "ours")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

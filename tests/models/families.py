@@ -119,10 +119,9 @@ def check_against_exact(
     traced = torch.compile(model, backend="eager")
     dtype, device = model.lm_head.weight.dtype, model.device
     samples: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    if weights_of is None:
-        weights_of = lambda seed: tiny_model(family, dtype, device, seed=seed, **overrides)  # noqa: E731
     for seed in SEEDS:
-        model.load_state_dict(weights_of(seed).state_dict())
+        drawn_model = weights_of(seed) if weights_of else tiny_model(family, dtype, device, seed=seed, **overrides)
+        model.load_state_dict(drawn_model.state_dict())
         batch = batch_of(seed)
         exact = exact_copy(model)
         exact.gradient_checkpointing_disable()
