@@ -6,7 +6,6 @@
 #include <cublasLt.h>
 #include <cublas_v2.h>
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -54,19 +53,27 @@ struct BlasMatrix {
 class BlasProduct {
  public:
   BlasProduct(const Tensor& a, const Tensor& b, Tensor& result, bool accumulate)
-      : result_(result), accumulate_(accumulate), left_(as_blas(b)), right_(as_blas(a)) {}
+      : result_(result),
+        accumulate_(accumulate),
+        dtype_(a.scalar_type()),
+        is_empty_(a.numel() == 0 || b.numel() == 0),
+        left_(as_blas(b)),
+        right_(as_blas(a)) {}
 
   // False where nothing was done: where cuBLAS's own choice is as good, or the operands are not for it.
   bool run() const {
-    if (!left_ || !right_ || alignment_of(left_->data) < 16 || alignment_of(right_->data) < 16) return false;
+    const bool is_half = dtype_ == TorchDtype::BFloat16 || dtype_ == TorchDtype::Half;
+    if (!is_half || is_empty_ || !left_ || !right_) return false;
+    if (alignment_of(left_->data) < 16 || alignment_of(right_->data) < 16) return false;
     void* handle = nullptr;
     TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
     const auto light = static_cast<cublasLtHandle_t>(handle);  // a handle of cuBLAS is one of cublasLt as well
     cudaStream_t stream = nullptr;
     if (cublasGetStream(static_cast<cublasHandle_t>(handle), &stream) != CUBLAS_STATUS_SUCCESS) return false;
     const std::optional<Choice> choice = choice_for(light);
+    if (!choice) return false;
     const Description description(*this);
-    if (!choice || !description.is_complete) return false;
+    if (!description.is_complete) return false;
     const Tensor workspace = new_empty(result_, Shape{kWorkspaceBytes / 4}, TorchDtype::Float);
     const float alpha = 1.0f, beta = accumulate_ ? 1.0f : 0.0f;
     void* result = result_.mutable_data_ptr();
@@ -112,8 +119,7 @@ class BlasProduct {
   };
 
   // Nothing where neither its rows nor its columns have neighbouring elements.
-  std::optional<BlasMatrix> as_blas(const Tensor& matrix) {
-    dtype_ = matrix.scalar_type();
+  static std::optional<BlasMatrix> as_blas(const Tensor& matrix) {
     const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
     const void* data = matrix.const_data_ptr();
     if (matrix.stride(1) == 1 && matrix.stride(0) >= columns)
@@ -202,7 +208,8 @@ class BlasProduct {
 
   Tensor& result_;
   bool accumulate_;
-  TorchDtype dtype_ = TorchDtype::Float;
+  TorchDtype dtype_;
+  bool is_empty_;
   std::optional<BlasMatrix> left_, right_;
 };
 

@@ -61,15 +61,14 @@ inline Tensor as_product_operand(const Tensor& matrix) { return matrix; }
 
 // out = a @ b (+ bias), with neighbouring elements in a row of out.
 inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
-  const bool may_choose = a.scalar_type() != TorchDtype::Float && a.numel() > 0 && b.numel() > 0 && !bias;
-  if (!may_choose || !BlasProduct(a, b, out, false).run()) aten_mm_out(a, b, out, bias);
+  if (bias || !BlasProduct(a, b, out, false).run()) aten_mm_out(a, b, out, bias);
 }
 
 // total (+)= a^T @ b with total float32 [m, n] contiguous, a [k, m] and b [k, n] with neighbouring elements in a row.
 // torch's handle carries the current stream and torch's TF32 setting. BLAS counts columns first: it sees total as
 // [n, m] and computes b^T @ a.
 inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
-  if (a.scalar_type() != TorchDtype::Float && BlasProduct(transposed(a), b, total, accumulate).run()) return;
+  if (BlasProduct(transposed(a), b, total, accumulate).run()) return;
   void* handle = nullptr;
   TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
   const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;

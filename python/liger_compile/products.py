@@ -23,11 +23,14 @@ def prefer_our_products(graph: torch.fx.Graph) -> None:
 
     if config.max_autotune or config.max_autotune_gemm:
         return
-    for node in graph.find_nodes(op="call_function", target=_MM):
-        if _pays(*(operand.meta.get("val") for operand in node.args)):
-            import liger_compile.ops  # noqa: F401  defines the op
+    nodes = graph.find_nodes(op="call_function", target=_MM)
+    large = [node for node in nodes if _pays(*(operand.meta.get("val") for operand in node.args))]
+    if not large:
+        return
+    import liger_compile.ops  # noqa: F401  defines the op
 
-            node.target = torch.ops.liger.mm.default
+    for node in large:
+        node.target = torch.ops.liger.mm.default
 
 
 def _pays(a: object, b: object) -> bool:

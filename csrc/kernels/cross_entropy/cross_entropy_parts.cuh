@@ -28,14 +28,12 @@ class RowPart {
   template <typename Visit>
   __device__ void for_vectors(Visit&& visit) {
     for_items([&](int i, int column) {
-      stay_packed(words_[i]);
-      Vector vector;
-      memcpy(&vector, &words_[i], sizeof(vector));
-      visit(vector, column);
+      stay_packed(vectors_[i]);
+      visit(vectors_[i], column);
     });
   }
   __device__ void read(const T* row) {
-    for_items([&](int i, int column) { words_[i] = *reinterpret_cast<const uint4*>(row + column); });
+    for_items([&](int i, int column) { vectors_[i] = load<T, kVec>(row + column); });
   }
   __device__ void write_zeros(T* row) {
     for_items([&](int, int column) { store<T, kVec>(row + column, Vector{}); });
@@ -52,7 +50,7 @@ class RowPart {
     }
   }
 
-  uint4 words_[kItems];
+  Vector vectors_[kItems];
   int first_;
   int step_;
   int vocab_;
