@@ -64,7 +64,7 @@ def gradient(run: Any, module: Embedded, ids: Tensor) -> Tensor:
 
 
 def compiled(module: nn.Module) -> Any:
-    return torch.compile(module, backend="liger", options={"strict": True})
+    return torch.compile(module, backend="liger", options={"strict": True, "rewrite": "all"})
 
 
 def check(module: Embedded, ids: Tensor) -> Tensor:
