@@ -60,9 +60,8 @@ void fused_rows(const Problem& problem, Tensor& logits, std::int64_t first_row, 
 
 // visit(logits of a chunk [rows, vocab], its first row); the visitor may overwrite the logits.
 template <typename Visitor>
-void for_logit_chunks(const Problem& problem, std::int64_t requested_rows, Visitor&& visit) {
+void for_logit_chunks(const Problem& problem, std::int64_t chunk_rows, Visitor&& visit) {
   if (problem.tokens == 0) return;
-  const std::int64_t chunk_rows = problem.chunk_rows(requested_rows);
   const Tensor buffer = problem.chunk_buffer(chunk_rows);
   for (std::int64_t first = 0; first < problem.tokens; first += chunk_rows) {
     const std::int64_t rows = std::min(chunk_rows, problem.tokens - first);
@@ -74,7 +73,8 @@ void for_logit_chunks(const Problem& problem, std::int64_t requested_rows, Visit
 
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Needs& needs, std::int64_t chunk_rows) {
+ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Needs& needs,
+                          std::int64_t requested_rows) {
   require(!needs.any() || problem.options.reduction != Reduction::none, "liger::", problem.op,
           ": gradients with reduction \"none\" depend on the upstream gradient; use linear_cross_entropy_backward");
   const DeviceScope scope(problem.hidden);
@@ -83,7 +83,8 @@ ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Ne
   const ScalesBuffer scales = compute_scales(problem.op, problem.classes, problem.options, scope,
                                              static_cast<float*>(grad_scale.mutable_data_ptr()));
   RowResults results(problem);
-  Gradients gradients(problem, needs, problem.chunk_rows(chunk_rows));
+  const std::int64_t chunk_rows = problem.chunk_rows(requested_rows, needs.weight);
+  Gradients gradients(problem, needs, chunk_rows);
   for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
     if (!needs.any()) return forward_rows(problem, logits, first, false, results, scope);
     fused_rows(problem, logits, first, scales, results, scope);
@@ -238,7 +239,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const DeviceScope scope(problem.hidden);
   const NoGrad no_grad;
   const Upstream upstream = make_upstream(problem, grad_loss, grad_logits, logits, lse);
-  const std::int64_t rows = problem.chunk_rows(chunk_rows);
+  const std::int64_t rows = problem.chunk_rows(chunk_rows, needs.weight);
   Gradients gradients(problem, needs, rows);
   if (needs.any() && problem.tokens > 0) add_gradients(problem, upstream, rows, gradients, scope);
   return {gradients.hidden, gradients.weight, as_dtype(gradients.bias, problem.torch_dtype())};

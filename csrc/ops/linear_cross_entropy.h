@@ -16,12 +16,15 @@ namespace liger::ops {
 inline constexpr bool kIsCpu = false;
 inline constexpr std::int64_t kChunkBytes = std::int64_t{512}
                                             << 20;  // of logits; large enough to keep the products efficient
+// A chunk of fewer rows spends more time on reading and writing the sums of dW than its product takes.
+inline constexpr std::int64_t kFewestRows = 2048;
 inline constexpr std::int64_t kRowAlignment = 128;  // bytes, so that rows suit tensor cores and wide loads
 #else
 inline constexpr bool kIsCpu = true;
 // Of float32 logits. 2048 tokens of hidden size 512 over a vocabulary of 32000 are as fast in chunks of 64 MiB as in
 // one; with 32 MiB the forward pass loses a tenth.
 inline constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+inline constexpr std::int64_t kFewestRows = 1;
 inline constexpr std::int64_t kRowAlignment = 1;
 #endif
 inline constexpr std::int64_t kRowMultiple = 128;  // rows of a product's tile
@@ -30,11 +33,13 @@ inline std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Rows per chunk: as many as kChunkBytes hold, evened out over the chunks.
-inline std::int64_t chunk_size(std::int64_t tokens, std::int64_t row_bytes, std::int64_t requested) {
+// Rows per chunk: as many as kChunkBytes hold, evened out over the chunks. All tokens at once where that takes no more
+// memory than such a chunk and the sums of gradients over chunks.
+inline std::int64_t chunk_size(std::int64_t tokens, std::int64_t row_bytes, std::int64_t sum_bytes,
+                               std::int64_t requested) {
   if (requested > 0) return std::min(requested, tokens);
-  std::int64_t limit = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
-  if (tokens <= limit) return tokens;
+  std::int64_t limit = std::max(kFewestRows, kChunkBytes / row_bytes);
+  if (tokens <= limit + sum_bytes / row_bytes) return tokens;
   if (limit >= kRowMultiple) limit = limit / kRowMultiple * kRowMultiple;
   const std::int64_t chunks = (tokens + limit - 1) / limit;
   const std::int64_t rows = (tokens + chunks - 1) / chunks;
@@ -75,10 +80,12 @@ struct Problem {
   kernels::CrossEntropyLogits logits_at(const Tensor& logits) const {
     return {logits.const_data_ptr(), dtype, logits.stride(0), options.logit_scale, options.softcap, false};
   }
-  std::int64_t chunk_rows(std::int64_t requested) const {
+  std::int64_t chunk_rows(std::int64_t requested, bool needs_grad_weight) const {
     require(requested >= 0, Argument{op, "chunk_rows"}, " must not be negative, got ", requested);
     // The CPU's products of half types pass through float32.
-    return chunk_size(tokens, vocab * kernels::size_of(kIsCpu ? kernels::ScalarType::float32 : dtype), requested);
+    const std::int64_t row_bytes = vocab * kernels::size_of(kIsCpu ? kernels::ScalarType::float32 : dtype);
+    const std::int64_t sum_bytes = needs_grad_weight ? WideSum::extra_bytes(vocab, hidden_size, torch_dtype()) : 0;
+    return chunk_size(tokens, row_bytes, sum_bytes, requested);
   }
   // Uninitialised logits of one chunk, [rows, vocab], in rows that start aligned.
   Tensor chunk_buffer(std::int64_t rows) const {

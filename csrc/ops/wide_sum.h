@@ -24,6 +24,12 @@ class WideSum {
         tail_(dtype == TorchDtype::Float ? result_
                                          : new_empty(like, Shape{rows - head_rows_, columns}, TorchDtype::Float)) {}
 
+  // What is allocated beside the result.
+  static std::int64_t extra_bytes(std::int64_t rows, std::int64_t columns, TorchDtype dtype) {
+    constexpr std::int64_t kHalfSize = 2;
+    return dtype == TorchDtype::Float ? 0 : rows * columns * kHalfSize;
+  }
+
   // The sum (+)= a^T @ b, with a [k, rows] and b [k, columns].
   void add(const Tensor& a, const Tensor& b, bool accumulate) {
     const std::int64_t tail_rows = a.size(1) - head_rows_;

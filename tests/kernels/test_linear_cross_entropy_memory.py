@@ -46,6 +46,20 @@ def test_no_allocation_holds_all_logits(dtype: torch.dtype, reduction: str, tmp_
     assert hidden.grad is not None and weight.grad is not None
 
 
+@pytest.mark.parametrize(("tokens", "are_summed"), [(1000, False), (1200, True)])
+def test_one_chunk_where_sums_would_take_as_much(tokens: int, are_summed: bool, tmp_path: Path) -> None:
+    """The sums of dW in float32 need half of their memory beside the result: as much as 256 more rows of logits."""
+    width, vocab = 512, 20032
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, width, generator=generator).bfloat16() for rows in (tokens, vocab))
+    target = torch.randint(0, vocab, (tokens,), generator=generator)
+    sizes = allocated_bytes(
+        lambda: liger.linear_cross_entropy(hidden, weight.requires_grad_(), target).backward(), tmp_path
+    )
+    beside = (vocab - vocab // 2 // 64 * 64) * width * 4  # sums of aligned rows are where dW will be
+    assert (beside in sizes) == are_summed
+
+
 def test_eager_is_seen_to_hold_them(tmp_path: Path) -> None:
     hidden, weight, target = inputs(torch.float32)
     with torch.no_grad():
