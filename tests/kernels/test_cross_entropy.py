@@ -46,7 +46,7 @@ def test_shapes(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None
 
 # From 16384 on, multiples of 8 are shared by several blocks of a GPU: 1, 2, 8, and 8 with more vectors per thread.
 @pytest.mark.parametrize("vocab", [16384, 32064, 128256, 151936, 256000])
-@pytest.mark.parametrize("name", ["plain", "smoothing", "scale", "z_loss"])
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_long_rows(dtype: torch.dtype, name: str, vocab: int, device: str) -> None:
     if device == "cpu" and vocab > 40000:
@@ -56,10 +56,28 @@ def test_long_rows(dtype: torch.dtype, name: str, vocab: int, device: str) -> No
         assert_as_accurate_as_eager(fused, eager_cross_entropy, make, seeds=(0, 1))
 
 
+@pytest.mark.parametrize("softcap", [0.0, 5.0, 30.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_saturated_long_rows(dtype: torch.dtype, device: str) -> None:
+def test_saturated_long_rows(dtype: torch.dtype, softcap: float, device: str) -> None:
     scale = 1e3 if dtype == torch.float16 else 1e4  # finite logits
-    assert_as_accurate_as_eager(fused, eager_cross_entropy, _inputs((5, 32064), dtype, device, scale=scale))
+    make = _inputs((5, 32064), dtype, device, scale=scale, softcap=softcap)
+    assert_as_accurate_as_eager(fused, eager_cross_entropy, make)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_infinite_logits_under_a_softcap(dtype: torch.dtype, device: str) -> None:
+    """Infinite ones are capped, and NaN stays NaN."""
+    logits = torch.randn(4, 16384, device=device).to(dtype)
+    logits[0, :4000], logits[1, 5], logits[2] = -torch.inf, torch.inf, -torch.inf
+    logits[3, 16383] = torch.nan
+    target = torch.tensor([9000, 5, 1, 16383], device=device)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = fused(ours, target, reduction="none", softcap=20.0, out_dtype=torch.float32)
+    expected = eager_cross_entropy(theirs.double(), target, reduction="none", softcap=20.0)
+    torch.testing.assert_close(loss.double(), expected, equal_nan=True, rtol=1e-5, atol=1e-5)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True, rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -84,9 +84,10 @@ def test_sizes(dtype: torch.dtype, vocab: int, tokens: int, device: str) -> None
     assert_as_accurate_on_average(fused, eager, _inputs((tokens,), 40, vocab, dtype, device))
 
 
+@pytest.mark.parametrize("name", ["plain", "softcap", "everything"])
 @pytest.mark.parametrize("vocab", [50257, 128256])
-def test_large_vocabulary(vocab: int, device: str) -> None:
-    make = _inputs((9,), 24, vocab, torch.bfloat16, device, has_bias=True)
+def test_large_vocabulary(vocab: int, name: str, device: str) -> None:
+    make = _inputs((9,), 24, vocab, torch.bfloat16, device, has_bias=True, **OPTIONS[name])
     assert_as_accurate_on_average(fused, eager, make, seeds=range(3))
 
 

@@ -143,6 +143,9 @@ __device__ inline void store_word(Word* address, const Word& word) {
 }
 
 __device__ inline void stay_packed(uint4&) {}
+
+__device__ inline float exp2_flushed(float value) { return exp2f(value); }
+__device__ inline float inverse_flushed(float value) { return __builtin_amdgcn_rcpf(value); }
 #else
 // Stops the kernel, and with it the device's context, where an input breaks a promise that the host cannot check. As
 // `assert`, but in release builds too.
@@ -187,7 +190,23 @@ __device__ inline void store_word(Word* address, const Word& word) {
 __device__ inline void stay_packed(uint4& word) {
   asm volatile("" : "+r"(word.x), "+r"(word.y), "+r"(word.z), "+r"(word.w));
 }
+
+// 2^value and 1 / value within two units in the last place, where subnormal numbers may become 0: one instruction each,
+// a third of what __expf and __fdividef take.
+__device__ inline float exp2_flushed(float value) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
+__device__ inline float inverse_flushed(float value) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+}
 #endif
+
+// e^value, with a relative error of |value| * 2^-24 and some units in the last place.
+__device__ inline float exp_flushed(float value) { return exp2_flushed(value * 1.44269504f); }
 
 // The blocks of a launch in clusters that can read each other's shared memory. Between arrive() and wait() of all their
 // threads lies a barrier.

@@ -18,7 +18,7 @@ struct Parts {
 
 std::optional<Parts> parts_of(std::int64_t rows, std::int64_t vocab, const CrossEntropyLogits& logits) {
   constexpr int kVec = kVectorBytes / 2;
-  const bool is_plain = logits.softcap == 0.0f && (!logits.is_transformed || logits.scale == 1.0f);
+  const bool is_plain = !logits.is_transformed || (logits.scale == 1.0f && logits.softcap == 0.0f);
   const int width = VectorWidth(kVec).pointer(logits.data, 2).multiple(logits.row_stride).multiple(vocab).width();
   if (size_of(logits.dtype) != 2 || !is_plain || vocab < kFewestClasses || width != kVec) return std::nullopt;
   const std::int64_t vectors = vocab / kVec;
@@ -30,19 +30,21 @@ std::optional<Parts> parts_of(std::int64_t rows, std::int64_t vocab, const Cross
   return Parts{blocks, static_cast<int>(items)};
 }
 
-// visitor(16-bit element type, vectors per thread), the latter a compile-time constant.
+// visitor(16-bit element type, vectors per thread, whether there is a softcap), the last two compile-time constants.
 template <typename Visitor>
-std::optional<Status> with_items(ScalarType dtype, int items, Visitor&& visitor) {
+std::optional<Status> with_items(const CrossEntropyLogits& logits, int items, Visitor&& visitor) {
   std::optional<Status> status;
-  dispatch_dtype(dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    if constexpr (sizeof(T) == 2) {
+  const auto visit = [&](auto type, auto count) {
+    status = logits.softcap > 0.0f ? visitor(type, count, std::true_type{}) : visitor(type, count, std::false_type{});
+  };
+  dispatch_dtype(logits.dtype, [&](auto type) {
+    if constexpr (sizeof(typename decltype(type)::type) == 2) {
       if (items <= 8) {
-        status = visitor(type, std::integral_constant<int, 8>{});
+        visit(type, std::integral_constant<int, 8>{});
       } else if (items <= 12) {
-        status = visitor(type, std::integral_constant<int, 12>{});
+        visit(type, std::integral_constant<int, 12>{});
       } else {
-        status = visitor(type, std::integral_constant<int, 16>{});
+        visit(type, std::integral_constant<int, 16>{});
       }
     }
   });
@@ -54,8 +56,9 @@ std::optional<Status> with_items(ScalarType dtype, int items, Visitor&& visitor)
 std::optional<Status> cross_entropy_fused_in_parts(const CrossEntropyFusedArgs& args, const LaunchContext& context) {
   const auto parts = parts_of(args.rows, args.vocab, args.logits);
   if (!parts) return std::nullopt;
-  return with_items(args.logits.dtype, parts->items, [&](auto type, auto items) -> std::optional<Status> {
-    constexpr auto kernel = gpu::cross_entropy_parts_fused_kernel<typename decltype(type)::type, items.value>;
+  return with_items(args.logits, parts->items, [&](auto type, auto items, auto softcap) -> std::optional<Status> {
+    using T = typename decltype(type)::type;
+    constexpr auto kernel = gpu::cross_entropy_parts_fused_kernel<T, items.value, softcap.value>;
     if (!gpu::runs_in_clusters(kernel)) return std::nullopt;
     const auto blocks = static_cast<unsigned>(args.rows * parts->blocks),
                cluster = static_cast<unsigned>(parts->blocks);
@@ -70,9 +73,9 @@ std::optional<Status> cross_entropy_backward_in_parts(const CrossEntropyBackward
   const auto parts = parts_of(args.rows, args.vocab, args.logits);
   const bool out_is_aligned = VectorWidth(8).pointer(args.grad_logits, 2).multiple(args.grad_stride).width() == 8;
   if (!parts || !out_is_aligned || args.grad_loss == nullptr || args.grad_transformed != nullptr) return std::nullopt;
-  return with_items(args.logits.dtype, parts->items, [&](auto type, auto items) -> std::optional<Status> {
+  return with_items(args.logits, parts->items, [&](auto type, auto items, auto softcap) -> std::optional<Status> {
     const auto blocks = static_cast<unsigned>(args.rows * parts->blocks);
-    gpu::cross_entropy_parts_backward_kernel<typename decltype(type)::type, items.value>
+    gpu::cross_entropy_parts_backward_kernel<typename decltype(type)::type, items.value, softcap.value>
         <<<blocks, gpu::kPartThreads, 0, gpu::stream_of(context)>>>(args, parts->blocks);
     return gpu::launch_status();
   });
