@@ -209,9 +209,10 @@ __device__ inline void write_part_gradient(RowPart<T, kItems>& part, const PartM
   });
 }
 
-// Forward and backward at once, over rows that the blocks of a cluster share.
+// Forward and backward at once, over rows that the blocks of a cluster share. While one block of a multiprocessor waits
+// for its cluster the others must read and write: a fourth is worth the few words that it spills.
 template <typename T, int kItems, bool kSoftcap>
-__global__ void __launch_bounds__(kPartThreads, kItems <= 8 ? 3 : 2)
+__global__ void __launch_bounds__(kPartThreads, kItems <= 8 ? 4 : 2)
     cross_entropy_parts_fused_kernel(const CrossEntropyFusedArgs args) {
   __shared__ SharedStats of_warps[kMostRowWarps];
   __shared__ RowGradient gradient;
