@@ -98,6 +98,11 @@ def build_batch(vocab_size: int, arguments: argparse.Namespace) -> dict[str, tor
     return batch
 
 
+def is_ours(variant: str) -> bool:
+    """Also "ours:aot_eager" and the like, which names the inner compiler."""
+    return variant.partition(":")[0] == "ours"
+
+
 def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch.Tensor]:
     """A batch -> loss. --compiled model: logits are an output of the graph, as where a user compiles the model;
     --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
@@ -108,9 +113,10 @@ def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch
     if arguments.one in ("eager", PATCHED):
         return loss_of
     keywords: dict[str, Any] = {}
-    if arguments.one == "ours":
+    if is_ours(arguments.one):
         disabled = [name for name in arguments.disable.split(",") if name]
-        options = {"rewrite": arguments.rewrite, "disable": disabled, "inner": arguments.inner}
+        inner = arguments.one.partition(":")[2] or arguments.inner
+        options = {"rewrite": arguments.rewrite, "disable": disabled, "inner": inner}
         keywords = {"backend": "liger", "options": options}
     if arguments.compiled == "loss":
         return torch.compile(loss_of, **keywords)

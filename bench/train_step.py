@@ -2,6 +2,7 @@
 
     python bench/train_step.py --shape 1b --batch 4 --sequence 4096
     python bench/train_step.py --shape 8b4 --variants torch.compile,liger-kernel,ours --checkpointing
+    python bench/train_step.py --shape 1b --variants torch.compile,ours,ours:aot_eager
 
 Each variant runs in a process of its own, so that its memory is its own. Time is the median step; memory is the peak
 above the weights (gradients count). No optimizer. The table goes to stdout, everything to a JSON file.
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from _models import build_batch, build_model, build_step, parser_of_models
+from _models import build_batch, build_model, build_step, is_ours, parser_of_models
 from _timing import Timing, format_table, machine, timing_of, write_results
 
 
@@ -82,7 +83,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def counts(arguments: argparse.Namespace) -> dict[str, Any]:
     """What our rules rewrote, where ours ran."""
-    if arguments.one != "ours":
+    if not is_ours(arguments.one):
         return {}
     import liger_compile
 
