@@ -40,8 +40,18 @@ def liger_functional(name: str, *arguments: Any, **keywords: Any) -> Any:
     return getattr(import_module("liger_kernel.transformers.functional"), f"liger_{name}")(*arguments, **keywords)
 
 
-def cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
-    """All cases over `rows` tokens. Sizes are smaller on the CPU."""
+def cases(rows: int, dtype: torch.dtype, device: str, only: str = "") -> Iterator[Case]:
+    """The cases over `rows` tokens whose names begin with one of `only`, with commas, or all. Smaller on the CPU."""
+    prefixes = tuple(name for name in only.split(",") if name) or ("",)
+    return (case for case in _all_cases(rows, dtype, device) if case.name.startswith(prefixes))
+
+
+def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
+    """The outputs of a case's function, one or several."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _all_cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
     small = device == "cpu"
     for hidden in (1024,) if small else (2048, 4096, 8192):
         yield rms_norm(rows, hidden, dtype, device)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from _op_cases import cases
+from _op_cases import as_tuple, cases
 from _timing import copy_bandwidth, format_table, machine, write_results
 
 _PERCENT = "avg.pct_of_peak_sustained_elapsed"
@@ -85,10 +85,7 @@ def named_range(name: str) -> Iterator[None]:
 
 def launch(arguments: argparse.Namespace) -> None:
     """Every case forward and backward, in ranges that carry its name; the first time unwatched."""
-    prefixes = tuple(name for name in arguments.only.split(",") if name)
-    for case in cases(arguments.rows, getattr(torch, arguments.dtype), "cuda"):
-        if prefixes and not case.name.startswith(prefixes):
-            continue
+    for case in cases(arguments.rows, getattr(torch, arguments.dtype), "cuda", arguments.only):
         inputs = case.inputs()
         leaves = [tensor for tensor in inputs if tensor.requires_grad]
         for is_watched in (False, True):
@@ -96,8 +93,7 @@ def launch(arguments: argparse.Namespace) -> None:
             if is_watched:
                 torch.cuda.profiler.start()
             with named_range(f"{case.name} forward"):
-                outputs = case.ours(*inputs)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+                outputs = as_tuple(case.ours(*inputs))
             gradients = [torch.ones_like(output) for output in outputs]
             with named_range(f"{case.name} backward"):
                 torch.autograd.grad(outputs, leaves, gradients)

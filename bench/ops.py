@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch_config
 
-from _op_cases import Case, cases
+from _op_cases import Case, as_tuple, cases
 from _timing import Call, Timing, compare, copy_bandwidth, format_table, graphed, machine, write_results
 
 IMPLEMENTATIONS = ("eager", "inductor", "liger-kernel", "ours")
@@ -100,10 +100,6 @@ def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tens
     return copy.requires_grad_(tensor.requires_grad)
 
 
-def as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
 def rows(
     case: Case, timings: dict[str, dict[str, Timing]], errors: dict[str, dict[str, float]], bandwidth: float
 ) -> Iterator[list[str]]:
@@ -126,13 +122,10 @@ def main() -> None:
     functorch_config.donated_buffer = False
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(arguments.device, 1.0 if cuda else 0.25)
-    prefixes = tuple(name for name in arguments.only.split(",") if name)
     table = [["op, ms", *IMPLEMENTATIONS, "10th to 90th percentile", "share of copy", "error of eager", "ours"]]
     results: dict[str, Any] = {}
-    few_rows = cases(min(num_rows, 512), dtype, arguments.device)
-    for case, small_case in zip(cases(num_rows, dtype, arguments.device), few_rows, strict=True):
-        if prefixes and not case.name.startswith(prefixes):
-            continue
+    few_rows = cases(min(num_rows, 512), dtype, arguments.device, arguments.only)
+    for case, small_case in zip(cases(num_rows, dtype, arguments.device, arguments.only), few_rows, strict=True):
         torch._dynamo.reset()
         # Not the default stream, which CUDA graphs cannot record.
         with torch.cuda.stream(torch.cuda.Stream() if cuda else None):
