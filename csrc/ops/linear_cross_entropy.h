@@ -16,7 +16,7 @@ namespace liger::ops {
 inline constexpr bool kIsCpu = false;
 inline constexpr std::int64_t kChunkBytes = std::int64_t{512}
                                             << 20;  // of logits; large enough to keep the products efficient
-// A chunk of fewer rows spends more time on reading and writing the sums of dW than its product takes.
+// With half of them the sums of dW, which every chunk reads and writes, take as long as the product that they add up.
 inline constexpr std::int64_t kFewestRows = 2048;
 inline constexpr std::int64_t kRowAlignment = 128;  // bytes, so that rows suit tensor cores and wide loads
 #else
