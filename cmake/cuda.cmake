@@ -25,6 +25,11 @@ if(NOT CMAKE_CUDA_COMPILER)
   set(CMAKE_CUDA_COMPILER ${LIGER_NVCC})
 endif()
 set(CMAKE_CUDA_ARCHITECTURES ${LIGER_CUDA_ARCHITECTURES})
+# Some kernels are made of instructions that only this architecture has.
+set(LIGER_HOPPER OFF)
+if("${LIGER_CUDA_ARCHITECTURES}" MATCHES "90a")
+  set(LIGER_HOPPER ON)
+endif()
 # The runtime library is the one torch has already loaded.
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 set(CMAKE_CUDA_STANDARD 17)

@@ -66,6 +66,19 @@ def losses(dtype: torch.dtype, *, with_products: bool = True) -> None:
         backward(*ops.linear_cross_entropy_with_logits(hidden, weight, target, bias, reduction=reduction, **extra))
 
 
+def heads(dtype: torch.dtype) -> None:
+    """Without options: in bfloat16 on Hopper another way. One chunk and several, labels that are far below the rest."""
+    for tokens, vocab, scale in itertools.product((13, 300, 700), (33, 1000, 5003), (0.1, 10.0)):
+        hidden, weight = (scale * tensor(rows, 72, dtype=dtype).detach() for rows in (tokens, vocab))
+        target = torch.randint(0, vocab, (tokens,), device="cuda")
+        target[3:5] = target[0]
+        target[5] = -100
+        ops.linear_cross_entropy(hidden, weight, target)
+        for chunk_rows in (0, 256):
+            needs = {"needs_grad_hidden_states": True, "needs_grad_weight": True}
+            ops.linear_cross_entropy_forward(hidden, weight, target, chunk_rows=chunk_rows, **needs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-half-products", action="store_true")
@@ -74,6 +87,8 @@ def main() -> None:
     for dtype in (getattr(torch, name) for name in arguments.dtypes.split(",")):
         with_products = dtype == torch.float32 or not arguments.no_half_products
         losses(dtype, with_products=with_products)
+        if with_products:
+            heads(dtype)
         for exercise in (norms, rotations, gates):
             exercise(dtype)
         torch.cuda.synchronize()

@@ -48,8 +48,8 @@ struct BlasMatrix {
   bool is_transposed;
 };
 
-// result = a @ b (+ result) for half types; the result, [m, n] with neighbouring elements in a row, of their dtype or
-// float32. Since BLAS counts columns first, it sees result^T = b^T @ a^T.
+// result = a @ b (+ result); the result, [m, n] with neighbouring elements in a row, of the operands' dtype or float32.
+// Since BLAS counts columns first, it sees result^T = b^T @ a^T.
 class BlasProduct {
  public:
   BlasProduct(const Tensor& a, const Tensor& b, Tensor& result, bool accumulate)
@@ -60,7 +60,7 @@ class BlasProduct {
         left_(as_blas(b)),
         right_(as_blas(a)) {}
 
-  // False where nothing was done: where cuBLAS's own choice is as good, or the operands are not for it.
+  // False where nothing was done: where cuBLAS's own choice is as good, or the operands are not for it. For half types.
   bool run() const {
     const bool is_half = dtype_ == TorchDtype::BFloat16 || dtype_ == TorchDtype::Half;
     if (!is_half || is_empty_ || !left_ || !right_) return false;
@@ -83,6 +83,24 @@ class BlasProduct {
                        const_cast<void*>(workspace.const_data_ptr()), kWorkspaceBytes, stream);
     require(status == CUBLAS_STATUS_SUCCESS, "cublasLtMatmul failed: ", cublasGetStatusString(status));
     return true;
+  }
+
+  // By the kernel of cuBLAS's own choice, with torch's TF32 setting, which the handle carries.
+  void run_default() const {
+    require(left_ && right_, "a product's operand has neighbouring elements neither in its rows nor in its columns");
+    void* handle = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
+    const float alpha = 1.0f, beta = accumulate_ ? 1.0f : 0.0f;
+    const auto type = cuda_dtype(dtype_), result_type = cuda_dtype(result_.scalar_type());
+    const auto operation = [](const BlasMatrix& matrix) { return matrix.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
+    const auto as_int = [](std::int64_t extent) { return static_cast<int>(extent); };
+    const std::int64_t inner = left_->is_transposed ? left_->rows : left_->columns;
+    const cublasStatus_t status = cublasGemmEx(
+        static_cast<cublasHandle_t>(handle), operation(*left_), operation(*right_), as_int(result_.size(1)),
+        as_int(result_.size(0)), as_int(inner), &alpha, left_->data, type, as_int(left_->stride), right_->data, type,
+        as_int(right_->stride), &beta, result_.mutable_data_ptr(), result_type, as_int(result_.stride(0)),
+        CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    require(status == CUBLAS_STATUS_SUCCESS, "cublasGemmEx failed: ", cublasGetStatusString(status));
   }
 
  private:

@@ -1,6 +1,7 @@
 // linear_cross_entropy: logits = hidden_states @ weight^T (+ bias) and their cross entropy, a chunk of rows at a time,
 // so that the logits of all tokens never exist at once. Per chunk: one product makes the logits, one kernel turns them
-// into row losses and, in place, into their gradient, and two products take that to hidden_states and weight.
+// into row losses and, in place, into their gradient, and two products take that to hidden_states and weight. Where
+// softmax_chunk.h suits, the products do the kernel's work.
 #include "ops/linear_cross_entropy.h"
 
 #include <algorithm>
@@ -8,21 +9,13 @@
 #include <optional>
 #include <tuple>
 
+#if defined(LIGER_DEVICE_CUDA)
+#include "ops/softmax_gradients.h"
+#endif
+
 namespace liger::ops {
 
 namespace {
-
-// Row losses (float32) and lse (float64) of all tokens, [tokens].
-struct RowResults {
-  Tensor row_loss;
-  Tensor lse;
-
-  explicit RowResults(const Problem& problem)
-      : row_loss(new_empty(problem.hidden, Shape{problem.tokens}, TorchDtype::Float)),
-        lse(new_empty(problem.hidden, Shape{problem.tokens}, TorchDtype::Double)) {}
-  float* row_loss_at(std::int64_t row) { return static_cast<float*>(row_loss.mutable_data_ptr()) + row; }
-  double* lse_at(std::int64_t row) { return static_cast<double*>(lse.mutable_data_ptr()) + row; }
-};
 
 // logits: [rows, vocab]; with `writes_transformed` they become what the loss is computed of.
 void forward_rows(const Problem& problem, Tensor& logits, std::int64_t first_row, bool writes_transformed,
@@ -71,6 +64,25 @@ void for_logit_chunks(const Problem& problem, std::int64_t chunk_rows, Visitor&&
   }
 }
 
+#if !defined(LIGER_DEVICE_CUDA)
+std::optional<Gradients> softmax_gradients(const Problem&, const Needs&, std::int64_t, const ScalesBuffer&,
+                                           const LossGradient*, RowResults*, const DeviceScope&) {
+  return std::nullopt;
+}
+#endif
+
+// As softmax_gradients, for all problems.
+Gradients logit_gradients(const Problem& problem, const Needs& needs, std::int64_t chunk_rows,
+                          const ScalesBuffer& scales, RowResults& results, const DeviceScope& scope) {
+  GradientSums gradients(problem, needs, chunk_rows);
+  for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
+    if (!needs.any()) return forward_rows(problem, logits, first, false, results, scope);
+    fused_rows(problem, logits, first, scales, results, scope);
+    gradients.add(logits, first, scope);
+  });
+  return gradients.result();
+}
+
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Needs& needs,
@@ -84,15 +96,11 @@ ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Ne
                                              static_cast<float*>(grad_scale.mutable_data_ptr()));
   RowResults results(problem);
   const std::int64_t chunk_rows = problem.chunk_rows(requested_rows, needs.weight);
-  Gradients gradients(problem, needs, chunk_rows);
-  for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
-    if (!needs.any()) return forward_rows(problem, logits, first, false, results, scope);
-    fused_rows(problem, logits, first, scales, results, scope);
-    gradients.add(logits, first, scope);
-  });
+  std::optional<Gradients> gradients = softmax_gradients(problem, needs, chunk_rows, scales, nullptr, &results, scope);
+  if (!gradients) gradients = logit_gradients(problem, needs, chunk_rows, scales, results, scope);
   Tensor loss = reduce_rows(problem.op, results.row_loss, results.lse, problem.target_shape, problem.options, out_dtype,
                             scales, scope);
-  return {loss, results.lse, gradients.hidden, gradients.weight, gradients.bias, grad_scale};
+  return {loss, results.lse, gradients->hidden, gradients->weight, gradients->bias, grad_scale};
 }
 
 ForwardResult linear_cross_entropy_forward(const Tensor& hidden_states, const Tensor& weight, const Tensor& target,
@@ -207,16 +215,9 @@ void backward_rows(const Problem& problem, const Upstream& upstream, const Tenso
   require_ok(problem.op, kernels::cross_entropy_backward(args, scope.context()));
 }
 
-void add_gradients(const Problem& problem, const Upstream& upstream, std::int64_t chunk_rows, Gradients& gradients,
-                   const DeviceScope& scope) {
-  const ScalesBuffer scales = compute_scales(problem.op, problem.classes, problem.options, scope);
-  if (!upstream.logits) {
-    for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
-      backward_rows(problem, upstream, logits, logits, first, scales, scope);
-      gradients.add(logits, first, scope);
-    });
-    return;
-  }
+// Of logits that the forward pass has kept.
+void add_kept_chunks(const Problem& problem, const Upstream& upstream, std::int64_t chunk_rows,
+                     const ScalesBuffer& scales, GradientSums& gradients, const DeviceScope& scope) {
   const Tensor buffer = problem.chunk_buffer(chunk_rows);
   for (std::int64_t first = 0; first < problem.tokens; first += chunk_rows) {
     const std::int64_t rows = std::min(chunk_rows, problem.tokens - first);
@@ -224,6 +225,25 @@ void add_gradients(const Problem& problem, const Upstream& upstream, std::int64_
     backward_rows(problem, upstream, rows_of(*upstream.logits, first, rows), grad_logits, first, scales, scope);
     gradients.add(grad_logits, first, scope);
   }
+}
+
+Gradients backward_gradients(const Problem& problem, const Upstream& upstream, const Needs& needs,
+                             std::int64_t chunk_rows, const DeviceScope& scope) {
+  const ScalesBuffer scales = compute_scales(problem.op, problem.classes, problem.options, scope);
+  if (!upstream.logits && upstream.loss) {
+    const auto result = softmax_gradients(problem, needs, chunk_rows, scales, &*upstream.loss, nullptr, scope);
+    if (result) return *result;
+  }
+  GradientSums gradients(problem, needs, chunk_rows);
+  if (upstream.logits) {
+    add_kept_chunks(problem, upstream, chunk_rows, scales, gradients, scope);
+  } else {
+    for_logit_chunks(problem, chunk_rows, [&](Tensor& logits, std::int64_t first) {
+      backward_rows(problem, upstream, logits, logits, first, scales, scope);
+      gradients.add(logits, first, scope);
+    });
+  }
+  return gradients.result();
 }
 
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
@@ -240,8 +260,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const NoGrad no_grad;
   const Upstream upstream = make_upstream(problem, grad_loss, grad_logits, logits, lse);
   const std::int64_t rows = problem.chunk_rows(chunk_rows, needs.weight);
-  Gradients gradients(problem, needs, rows);
-  if (needs.any() && problem.tokens > 0) add_gradients(problem, upstream, rows, gradients, scope);
+  const Gradients gradients = needs.any() && problem.tokens > 0
+                                  ? backward_gradients(problem, upstream, needs, rows, scope)
+                                  : GradientSums(problem, needs, rows).result();
   return {gradients.hidden, gradients.weight, as_dtype(gradients.bias, problem.torch_dtype())};
 }
 

@@ -141,18 +141,37 @@ struct Needs {
   bool any() const { return hidden || weight || bias; }
 };
 
+// Row losses (float32) and lse (float64) of all tokens, [tokens].
+struct RowResults {
+  Tensor row_loss;
+  Tensor lse;
+
+  explicit RowResults(const Problem& problem)
+      : row_loss(new_empty(problem.hidden, Shape{problem.tokens}, TorchDtype::Float)),
+        lse(new_empty(problem.hidden, Shape{problem.tokens}, TorchDtype::Double)) {}
+  float* row_loss_at(std::int64_t row) { return static_cast<float*>(row_loss.mutable_data_ptr()) + row; }
+  double* lse_at(std::int64_t row) { return static_cast<double*>(lse.mutable_data_ptr()) + row; }
+};
+
+// Empty where not needed.
+struct Gradients {
+  Tensor hidden;  // these two in the problem's dtype
+  Tensor weight;
+  Tensor bias;  // float32
+};
+
 // What the chunks' gradients of the logits add up to.
-class Gradients {
+class GradientSums {
  public:
   // chunk_rows: of all chunks but the last.
-  Gradients(const Problem& problem, const Needs& needs, std::int64_t chunk_rows) : problem_(problem), needs_(needs) {
+  GradientSums(const Problem& problem, const Needs& needs, std::int64_t chunk_rows) : problem_(problem), needs_(needs) {
     const Shape weight_shape{problem.vocab, problem.hidden_size};
     const bool sums_weight = needs.weight && chunk_rows < problem.tokens;
-    hidden = new_empty(problem.hidden, needs.hidden ? problem.hidden_shape : Shape{0});
-    weight = make(needs.weight && !sums_weight, weight_shape, problem.torch_dtype());
+    result_.hidden = new_empty(problem.hidden, needs.hidden ? problem.hidden_shape : Shape{0});
+    result_.weight = make(needs.weight && !sums_weight, weight_shape, problem.torch_dtype());
     if (sums_weight) weight_sum_.emplace(problem.hidden, problem.vocab, problem.hidden_size, problem.torch_dtype());
-    bias = make(needs.bias, {problem.vocab}, TorchDtype::Float);
-    if (needs.hidden) hidden_rows_ = as_matrix(hidden, problem.tokens, problem.hidden_size);
+    result_.bias = make(needs.bias, {problem.vocab}, TorchDtype::Float);
+    if (needs.hidden) hidden_rows_ = as_matrix(result_.hidden, problem.tokens, problem.hidden_size);
   }
 
   // grad_logits: [rows, vocab], of the tokens from `first_row` on
@@ -166,9 +185,8 @@ class Gradients {
     if (needs_.bias) add_bias(grad_logits, first_row > 0, scope);
   }
 
-  Tensor hidden;  // these two in the problem's dtype; weight once all chunks are added
-  Tensor weight;
-  Tensor bias;  // float32
+  // Once all chunks are added.
+  const Gradients& result() const { return result_; }
 
  private:
   Tensor make(bool needed, const Shape& shape, TorchDtype dtype) const {
@@ -177,9 +195,9 @@ class Gradients {
   }
 
   void add_weight(const Tensor& grad_logits, const Tensor& hidden_rows, std::int64_t first_row) {
-    if (!weight_sum_) return matmul_out(transposed(grad_logits), hidden_rows, weight);
+    if (!weight_sum_) return matmul_out(transposed(grad_logits), hidden_rows, result_.weight);
     weight_sum_->add(grad_logits, hidden_rows, first_row > 0);
-    if (first_row + grad_logits.size(0) == problem_.tokens) weight = weight_sum_->finish();
+    if (first_row + grad_logits.size(0) == problem_.tokens) result_.weight = weight_sum_->finish();
   }
 
   void add_bias(const Tensor& grad_logits, bool accumulate, const DeviceScope& scope) {
@@ -190,12 +208,13 @@ class Gradients {
     args.dtype = problem_.dtype;
     args.row_stride = grad_logits.stride(0);
     args.accumulate = accumulate;
-    args.sums = static_cast<float*>(bias.mutable_data_ptr());
+    args.sums = static_cast<float*>(result_.bias.mutable_data_ptr());
     require_ok(problem_.op, kernels::column_sum(args, scope.context()));
   }
 
   const Problem& problem_;
   Needs needs_;
+  Gradients result_;
   std::optional<Tensor> hidden_rows_;
   std::optional<WideSum> weight_sum_;
 };

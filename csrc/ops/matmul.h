@@ -64,21 +64,10 @@ inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std:
   if (bias || !BlasProduct(a, b, out, false).run()) aten_mm_out(a, b, out, bias);
 }
 
-// total (+)= a^T @ b with total float32 [m, n] contiguous, a [k, m] and b [k, n] with neighbouring elements in a row.
-// torch's handle carries the current stream and torch's TF32 setting. BLAS counts columns first: it sees total as
-// [n, m] and computes b^T @ a.
-inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
-  if (BlasProduct(transposed(a), b, total, accumulate).run()) return;
-  void* handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
-  const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
-  const auto type = cuda_dtype(a.scalar_type());
-  const auto m = static_cast<int>(a.size(1)), n = static_cast<int>(b.size(1)), k = static_cast<int>(a.size(0));
-  const cublasStatus_t status =
-      cublasGemmEx(static_cast<cublasHandle_t>(handle), CUBLAS_OP_N, CUBLAS_OP_T, n, m, k, &alpha, b.const_data_ptr(),
-                   type, static_cast<int>(b.stride(0)), a.const_data_ptr(), type, static_cast<int>(a.stride(0)), &beta,
-                   total.mutable_data_ptr(), CUDA_R_32F, n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-  require(status == CUBLAS_STATUS_SUCCESS, "cublasGemmEx failed: ", cublasGetStatusString(status));
+// total (+)= a @ b with total float32 [m, n] contiguous, a [m, k] and b [k, n].
+inline void add_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
+  const BlasProduct product(a, b, total, accumulate);
+  if (!product.run()) product.run_default();
 }
 
 #else
@@ -98,9 +87,9 @@ inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std:
   torch::stable::copy_(out, product);
 }
 
-// total (+)= a^T @ b with total float32 [m, n], a [k, m] and b [k, n].
-inline void add_transposed_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
-  const Tensor left = transposed(as_dtype(a, TorchDtype::Float)), right = as_dtype(b, TorchDtype::Float);
+// total (+)= a @ b with total float32 [m, n], a [m, k] and b [k, n].
+inline void add_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
+  const Tensor left = as_dtype(a, TorchDtype::Float), right = as_dtype(b, TorchDtype::Float);
   accumulate ? aten_addmm_out(total, left, right, total) : aten_mm_out(left, right, total, std::nullopt);
 }
 

@@ -35,9 +35,9 @@ class WideSum {
     const std::int64_t tail_rows = a.size(1) - head_rows_;
     if (head_rows_ > 0) {
       Tensor head = wide_head();
-      add_transposed_matmul(head, columns_of(a, 0, head_rows_), b, accumulate);
+      add_matmul(head, transposed(columns_of(a, 0, head_rows_)), b, accumulate);
     }
-    add_transposed_matmul(tail_, columns_of(a, head_rows_, tail_rows), b, accumulate);
+    add_matmul(tail_, transposed(columns_of(a, head_rows_, tail_rows)), b, accumulate);
   }
 
   // The sum, rounded to the result's dtype. To be called once, after the last `add`.

@@ -7,73 +7,27 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cross_entropy_cases import (
     DTYPES,
     OPTIONS,
     assert_as_accurate_on_average,
     check_matmul_pooled,
-    eager_cross_entropy,
-    random_target,
-    transformed,
 )
+from linear_cross_entropy_cases import eager, eager_with_logits, make_inputs
 from torch import Tensor
 
 import liger_compile.ops  # noqa: F401
-from numerics import random_tensor
 
 liger = torch.ops.liger
 fused = liger.linear_cross_entropy
 fused_with_logits = liger.linear_cross_entropy_with_logits
 
 
-def eager(hidden_states: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
-    return eager_cross_entropy(F.linear(hidden_states, weight, bias), target, **options)
-
-
-def eager_with_logits(
-    hidden_states: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, **options: Any
-) -> tuple[Tensor, Tensor]:
-    scale, softcap = options.pop("logit_scale", 1.0), options.pop("softcap", 0.0)
-    logits = transformed(F.linear(hidden_states, weight, bias), scale, softcap)
-    return eager_cross_entropy(logits, target, **options), logits
-
-
-def _inputs(
-    tokens: tuple[int, ...],
-    hidden_size: int,
-    vocab: int,
-    dtype: torch.dtype,
-    device: str,
-    *,
-    scale: float = 1.0,
-    has_bias: bool = False,
-    **options: Any,
-) -> Callable[[torch.Generator], dict[str, Any]]:
-    def make(generator: torch.Generator) -> dict[str, Any]:
-        ignored = options.get("ignore_index", -100)
-        # In float32 the error of a logit, which both computations share, must stay below an ulp of the gradients: a few
-        # draws would not tell which of the two is the more exact.
-        size = 0.1 * scale if dtype == torch.float32 else scale
-        spread = size / hidden_size**0.5
-        inputs = {
-            "hidden_states": random_tensor((*tokens, hidden_size), generator, dtype=dtype, device=device),
-            "weight": random_tensor((vocab, hidden_size), generator, dtype=dtype, device=device, scale=spread),
-            "target": random_target(tokens, vocab, generator, device=device, ignore_index=ignored),
-            **options,
-        }
-        if has_bias:
-            inputs["bias"] = random_tensor((vocab,), generator, dtype=dtype, device=device, scale=size)
-        return inputs
-
-    return make
-
-
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_as_accurate_as_eager(dtype: torch.dtype, options: dict[str, Any], reduction: str, device: str) -> None:
-    make = _inputs((2, 7), 32, 257, dtype, device, has_bias=True, reduction=reduction, **options)
+    make = make_inputs((2, 7), 32, 257, dtype, device, has_bias=True, reduction=reduction, **options)
     assert_as_accurate_on_average(fused, eager, make)
 
 
@@ -81,27 +35,27 @@ def test_as_accurate_as_eager(dtype: torch.dtype, options: dict[str, Any], reduc
 @pytest.mark.parametrize("vocab", [257, 1000])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_sizes(dtype: torch.dtype, vocab: int, tokens: int, device: str) -> None:
-    assert_as_accurate_on_average(fused, eager, _inputs((tokens,), 40, vocab, dtype, device))
+    assert_as_accurate_on_average(fused, eager, make_inputs((tokens,), 40, vocab, dtype, device))
 
 
 @pytest.mark.parametrize("name", ["plain", "softcap", "everything"])
 @pytest.mark.parametrize("vocab", [50257, 128256])
 def test_large_vocabulary(vocab: int, name: str, device: str) -> None:
-    make = _inputs((9,), 24, vocab, torch.bfloat16, device, has_bias=True, **OPTIONS[name])
+    make = make_inputs((9,), 24, vocab, torch.bfloat16, device, has_bias=True, **OPTIONS[name])
     assert_as_accurate_on_average(fused, eager, make, seeds=range(3))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saturated_logits(dtype: torch.dtype, device: str) -> None:
     scale = 1e3 if dtype == torch.float16 else 1e4  # finite logits
-    assert_as_accurate_on_average(fused, eager, _inputs((11,), 16, 129, dtype, device, scale=scale))
+    assert_as_accurate_on_average(fused, eager, make_inputs((11,), 16, 129, dtype, device, scale=scale))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_with_logits(dtype: torch.dtype, options: dict[str, Any], device: str) -> None:
     """Loss and logits are both differentiated."""
-    make = _inputs((2, 7), 32, 257, dtype, device, has_bias=True, **options)
+    make = make_inputs((2, 7), 32, 257, dtype, device, has_bias=True, **options)
     assert_as_accurate_on_average(fused_with_logits, eager_with_logits, make)
 
 
@@ -124,7 +78,7 @@ def _eager_gradients(inputs: dict[str, Any], dtype: torch.dtype, chunk_rows: int
 def _check_chunks(
     gradients: Callable[[dict[str, Any]], Any], dtype: torch.dtype, chunk_rows: int, is_mean: bool, device: str
 ) -> None:
-    make = _inputs((24,), 32, 131, dtype, device, has_bias=True)
+    make = make_inputs((24,), 32, 131, dtype, device, has_bias=True)
     samples: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for seed in range(3, 7):
         inputs = make(torch.Generator().manual_seed(seed))
@@ -178,7 +132,7 @@ def test_weight_gradient_is_accumulated_in_float32(device: str) -> None:
 @pytest.mark.parametrize("vocab", [33, 200, 5001])
 def test_weight_gradient_of_chunks_is_that_of_one(device: str, dtype: torch.dtype, vocab: int) -> None:
     """The sum of chunks is narrowed in steps, each twice as long as the last; the largest vocabulary needs several."""
-    inputs = _inputs((20,), 1030, vocab, dtype, device)(torch.Generator().manual_seed(0))
+    inputs = make_inputs((20,), 1030, vocab, dtype, device)(torch.Generator().manual_seed(0))
     inputs["weight"].zero_()  # so that logits, and the gradients that are summed, do not depend on the chunks
     one, chunked = (
         liger.linear_cross_entropy_forward(**inputs, needs_grad_weight=True, chunk_rows=rows)[3] for rows in (20, 7)
@@ -190,7 +144,7 @@ def test_weight_gradient_of_chunks_is_that_of_one(device: str, dtype: torch.dtyp
 def test_small_float16_gradients_survive(device: str) -> None:
     """Divided by the number of tokens in float16, the gradients of unlikely classes would be zero."""
     generator = torch.Generator().manual_seed(0)
-    inputs = _inputs((4096,), 8, 512, torch.float16, device)(generator)
+    inputs = make_inputs((4096,), 8, 512, torch.float16, device)(generator)
     inputs["hidden_states"].requires_grad_()
     (fused(**inputs) * 4096.0).backward()
     exact = {name: inputs[name].detach().double() for name in ("hidden_states", "weight")}
@@ -204,7 +158,7 @@ def test_small_float16_gradients_survive(device: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("wanted", ["hidden_states", "weight", "bias"])
 def test_only_wanted_gradients(wanted: str, reduction: str, with_logits: bool, device: str) -> None:
-    make = _inputs((6,), 8, 33, torch.float32, device, has_bias=True, reduction=reduction)
+    make = make_inputs((6,), 8, 33, torch.float32, device, has_bias=True, reduction=reduction)
     frozen = [name for name in ("hidden_states", "weight", "bias") if name != wanted]
     ours, theirs = (fused_with_logits, eager_with_logits) if with_logits else (fused, eager)
     assert_as_accurate_on_average(ours, theirs, make, frozen=frozen)
@@ -212,14 +166,14 @@ def test_only_wanted_gradients(wanted: str, reduction: str, with_logits: bool, d
 
 @pytest.mark.parametrize("used", [0, 1])
 def test_with_logits_when_one_output_is_used(used: int, device: str) -> None:
-    make = _inputs((6,), 8, 33, torch.bfloat16, device, softcap=3.0)
+    make = make_inputs((6,), 8, 33, torch.bfloat16, device, softcap=3.0)
     assert_as_accurate_on_average(
         lambda **kw: fused_with_logits(**kw)[used], lambda **kw: eager_with_logits(**kw)[used], make
     )
 
 
 def test_backward_twice(device: str) -> None:
-    inputs = _inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
+    inputs = make_inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
     inputs["weight"].requires_grad_()
     loss = fused(**inputs)
     grads = [torch.autograd.grad(loss * factor, inputs["weight"], retain_graph=True)[0] for factor in (3.0, 3.0, 1.0)]
@@ -238,9 +192,9 @@ def test_tied_weight(device: str) -> None:
     torch.testing.assert_close(ours, weight.grad)
 
 
-def test_strided_inputs(device: str) -> None:
+def test_stridedmake_inputs(device: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    inputs = _inputs((4, 5), 16, 37, torch.float32, device)(generator)
+    inputs = make_inputs((4, 5), 16, 37, torch.float32, device)(generator)
     expected = fused(**inputs)
     inputs["hidden_states"] = inputs["hidden_states"].transpose(0, 1).contiguous().transpose(0, 1)
     inputs["weight"] = inputs["weight"].t().contiguous().t()
@@ -267,7 +221,7 @@ def test_nothing_to_learn_from(tokens: int, with_logits: bool, reduction: str, d
 
 @pytest.mark.parametrize("enabled", [False, True])
 def test_autocast_changes_nothing(enabled: bool, device: str) -> None:
-    inputs = _inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
+    inputs = make_inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
     inputs["weight"].requires_grad_()
     with torch.autocast(device, torch.bfloat16, enabled=enabled):
         loss = fused(**inputs)
@@ -277,7 +231,7 @@ def test_autocast_changes_nothing(enabled: bool, device: str) -> None:
 
 
 def test_inference_and_no_grad(device: str) -> None:
-    inputs = _inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
+    inputs = make_inputs((6,), 8, 33, torch.float32, device)(torch.Generator().manual_seed(0))
     inputs["weight"].requires_grad_()
     with torch.no_grad():
         expected = fused(**inputs)
@@ -345,7 +299,7 @@ def test_scale(shape: tuple[int, ...], dtype: torch.dtype, wide: bool, device: s
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_opcheck(reduction: str, device: str) -> None:
-    inputs = _inputs((2, 3), 8, 17, torch.bfloat16, device, has_bias=True)(torch.Generator().manual_seed(0))
+    inputs = make_inputs((2, 3), 8, 17, torch.bfloat16, device, has_bias=True)(torch.Generator().manual_seed(0))
     options = {"reduction": reduction, "label_smoothing": 0.1, "softcap": 4.0}
     plain = tuple(inputs[name] for name in ("hidden_states", "weight", "target", "bias"))
     needs = {} if reduction == "none" else {"needs_grad_hidden_states": True, "needs_grad_weight": True}

@@ -1,6 +1,7 @@
 // The GPU runtime and intrinsics under our own names: the only file that knows whether CUDA or HIP compiles it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -41,7 +42,7 @@ bool runs_in_clusters(Kernel*) {
   return false;
 }
 template <typename Args>
-Error launch_in_clusters(void (*)(Args), unsigned, unsigned, unsigned, Stream, const Args&) {
+Error launch_in_clusters(void (*)(Args), unsigned, unsigned, unsigned, Stream, const Args&, std::size_t = 0) {
   return hipErrorNotSupported;
 }
 #else
@@ -67,10 +68,10 @@ bool runs_in_clusters(Kernel* kernel) {
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == kSuccess && major >= 9 &&
          cudaFuncGetAttributes(&attributes, kernel) == kSuccess && attributes.binaryVersion >= 90;
 }
-// `blocks` is a multiple of `cluster`, which is at most 8.
+// `blocks` is a multiple of `cluster`, which is at most 8; `shared_bytes` are those that the kernel does not declare.
 template <typename Args>
 Error launch_in_clusters(void (*kernel)(Args), unsigned blocks, unsigned threads, unsigned cluster, Stream stream,
-                         const Args& args) {
+                         const Args& args, std::size_t shared_bytes = 0) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = cluster;
@@ -78,6 +79,7 @@ Error launch_in_clusters(void (*kernel)(Args), unsigned blocks, unsigned threads
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks;
   config.blockDim = threads;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;

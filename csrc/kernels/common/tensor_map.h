@@ -1,0 +1,46 @@
+// What Hopper's copy engine is told of a matrix.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace liger::kernels::hopper {
+
+// A bfloat16 matrix [rows, columns] whose address and stride are multiples of 16 bytes, of which tiles of `box_rows`
+// rows and 64 columns are copied, in the swizzle of 128 bytes.
+struct MatrixOfTiles {
+  const void* data;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t row_stride;
+  unsigned box_rows;
+
+  bool is_aligned() const { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && row_stride % 8 == 0; }
+
+  // Nothing where the driver refuses.
+  std::optional<CUtensorMap> map() const {
+    using Encode = decltype(&cuTensorMapEncodeTiled);
+    static const Encode encode = [] {
+      void* function = nullptr;
+      cudaDriverEntryPointQueryResult found;
+      const cudaError_t error =
+          cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+      return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function)
+                                                                          : nullptr;
+    }();
+    if (encode == nullptr) return std::nullopt;
+    const cuuint64_t extents[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+    const cuuint64_t stride = static_cast<cuuint64_t>(row_stride) * 2;  // bytes
+    const cuuint32_t box[2] = {64, box_rows}, steps[2] = {1, 1};
+    CUtensorMap result;
+    const CUresult status = encode(&result, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), extents,
+                                   &stride, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return status == CUDA_SUCCESS ? std::optional<CUtensorMap>(result) : std::nullopt;
+  }
+};
+
+}  // namespace liger::kernels::hopper

@@ -1,0 +1,101 @@
+// The product of a language model's head with the softmax of its cross entropy, before the sum over a row is known:
+//   z = scale * hidden_states @ weight^T,  u_j = exp(z_j - shift) for classes j other than the row's own, else 0
+// with a shift of the row's own logit, as nearly as it is known before. Then of the cross entropy of a row with class y
+//   S = sum_j u_j,  e = exp(z_y - shift),  row loss = log(1 + S / e)
+//   d(row loss)/dz_j = u_j / (S + e) for j other than y, and -S / (S + e) for y
+// Gradients are a factor of the row times products of u, and what the row's own class adds: that is the largest part by
+// far where many classes are likely, and is kept in float32.
+//
+// Where a class is so much likelier than the row's own that the exponentials leave the range in which all this is as
+// exact, the row is computed again with its largest logit as the shift.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common/launch.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+
+namespace liger::kernels {
+
+// Matrices in bfloat16, with neighbouring elements in a row.
+struct SoftmaxProductMatrix {
+  const void* data = nullptr;
+  std::int64_t row_stride = 0;
+};
+
+// What is known of each row, [rows] each.
+struct SoftmaxRows {
+  std::int32_t* label = nullptr;    // -1: ignored
+  float* shift = nullptr;           // infinity where the row is ignored
+  std::int32_t* largest = nullptr;  // the largest z_j of other classes, as a number in the order of the floats
+  float* target_logit = nullptr;    // z_y
+};
+
+struct SoftmaxProductArgs {
+  std::int64_t rows = 0;
+  std::int64_t vocab = 0;
+  std::int64_t hidden_size = 0;
+  SoftmaxProductMatrix hidden;  // [rows, hidden_size]
+  SoftmaxProductMatrix weight;  // [vocab, hidden_size]
+  SoftmaxProductMatrix out;     // [rows, vocab], gets u; null: only the sums are wanted
+  float scale = 1.0f;
+  SoftmaxRows row;
+  float* partial_sums = nullptr;  // [rows, softmax_product_parts(vocab)]
+};
+
+// Labels and shifts, before the product.
+struct SoftmaxPrepareArgs {
+  std::int64_t rows = 0;
+  std::int64_t hidden_size = 0;
+  SoftmaxProductMatrix hidden;
+  SoftmaxProductMatrix weight;
+  CrossEntropyTarget target;
+  std::int64_t vocab = 0;
+  float scale = 1.0f;
+  SoftmaxRows row;
+};
+
+// After the product: losses, and the factors of the gradients. What is null is not wanted.
+struct SoftmaxFinishArgs {
+  std::int64_t rows = 0;
+  std::int64_t vocab = 0;
+  std::int64_t hidden_size = 0;
+  SoftmaxProductMatrix hidden;
+  SoftmaxRows row;
+  const float* partial_sums = nullptr;
+  const CrossEntropyScales* scales = nullptr;
+  const float* grad_loss = nullptr;   // null: an upstream gradient of 1, in units of the scales' grad_unit
+  std::int64_t grad_loss_stride = 0;  // 0: one value for all rows
+  float scale = 1.0f;
+  float* row_loss = nullptr;  // [rows]
+  double* lse = nullptr;      // [rows]
+  // d(loss)/d(hidden_states @ weight^T) is factor * u, and label_factor for the row's own class, [rows] each.
+  float* factor = nullptr;
+  float* label_factor = nullptr;
+  void* scaled_hidden = nullptr;  // [rows, hidden_size]: factor * hidden_states
+};
+
+// grad_hidden[row] = factor[row] * product[row] + label_factor[row] * weight[label[row]], rounded once
+struct SoftmaxGradHiddenArgs {
+  std::int64_t rows = 0;
+  std::int64_t hidden_size = 0;
+  const float* product = nullptr;  // [rows, hidden_size]: u @ weight
+  const float* factor = nullptr;
+  const float* label_factor = nullptr;
+  const std::int32_t* label = nullptr;
+  SoftmaxProductMatrix weight;
+  void* grad_hidden = nullptr;  // [rows, hidden_size] in bfloat16
+};
+
+// Whether the current device and the arguments are for softmax_product: Hopper, 16-byte-aligned rows, and a positive
+// finite scale.
+bool supports_softmax_product(const SoftmaxProductArgs& args);
+// Sums that the product leaves of each row.
+std::int64_t softmax_product_parts(std::int64_t vocab);
+
+Status softmax_prepare(const SoftmaxPrepareArgs& args, const LaunchContext& context);
+Status softmax_product(const SoftmaxProductArgs& args, const LaunchContext& context);
+Status softmax_finish(const SoftmaxFinishArgs& args, const LaunchContext& context);
+Status softmax_grad_hidden(const SoftmaxGradHiddenArgs& args, const LaunchContext& context);
+
+}  // namespace liger::kernels

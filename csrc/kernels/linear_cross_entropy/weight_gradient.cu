@@ -1,0 +1,51 @@
+// Launchers of weight_gradient.cuh.
+#include "kernels/linear_cross_entropy/weight_gradient.h"
+
+#if defined(LIGER_HOPPER)
+#include "kernels/common/tiled_product.h"
+#include "kernels/linear_cross_entropy/weight_gradient.cuh"
+#endif
+
+namespace liger::kernels {
+
+#if defined(LIGER_HOPPER)
+
+Status weight_gradient(const WeightGradientArgs& args, const LaunchContext& context) {
+  using hopper::MatrixOfTiles;
+  if (args.rows == 0) return {};
+  const auto result_tiles = [&](void* half) {
+    return MatrixOfTiles{half, args.vocab, args.hidden_size, args.hidden_size, hopper::kHalfRows}.map();
+  };
+  const auto a =
+      MatrixOfTiles{args.exponentials.data, args.rows, args.vocab, args.exponentials.row_stride, hopper::kInnerStep}
+          .map();
+  const auto b = MatrixOfTiles{args.scaled_hidden.data, args.rows, args.hidden_size, args.scaled_hidden.row_stride,
+                               hopper::kSharedInner}
+                     .map();
+  const auto upper = result_tiles(args.upper), lower = args.lower == nullptr ? upper : result_tiles(args.lower);
+  if (!a || !b || !upper || !lower) return Status("the driver refuses the layout of a matrix");
+  hopper::WeightGradient gradient = {};
+  gradient.maps = {*a, *b};
+  gradient.upper = *upper;
+  gradient.lower = *lower;
+  gradient.shape = {static_cast<int>(hopper::tiles_of(args.vocab, hopper::kTileRows * hopper::kCluster)),
+                    static_cast<int>(hopper::tiles_of(args.hidden_size, hopper::kTileColumns)),
+                    static_cast<int>(hopper::tiles_of(args.rows, hopper::kInnerStep))};
+  gradient.vocab = static_cast<int>(args.vocab);
+  gradient.hidden_size = static_cast<int>(args.hidden_size);
+  gradient.is_first = args.is_first;
+  gradient.is_last = args.is_last;
+  gradient.row_of_class = args.row_of_class;
+  gradient.label_sums = args.label_sums;
+  return hopper::launch_product(hopper::weight_gradient_kernel, gradient, context);
+}
+
+#else
+
+Status weight_gradient(const WeightGradientArgs&, const LaunchContext&) {
+  return Status("no code for Hopper was compiled");
+}
+
+#endif
+
+}  // namespace liger::kernels

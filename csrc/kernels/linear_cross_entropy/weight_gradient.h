@@ -1,0 +1,49 @@
+// The gradient of a head's weight from the exponentials of softmax_product.h, summed over chunks of rows in float32:
+//   sum[class] (+)= sum over rows of u[row, class] * scaled_hidden[row]
+// and for the classes of the rows themselves sums of label_factor * hidden_states.
+//
+// Between chunks a sum is kept as two halves of 16 bits: the upper one where the result will be, which is bfloat16 but
+// for its rounding, and the lower one beside it. The last chunk leaves the rounded sum. So there is no pass over it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/linear_cross_entropy/softmax_product.h"
+
+namespace liger::kernels {
+
+struct WeightGradientArgs {
+  std::int64_t rows = 0;
+  std::int64_t vocab = 0;
+  std::int64_t hidden_size = 0;
+  SoftmaxProductMatrix exponentials;   // [rows, vocab]
+  SoftmaxProductMatrix scaled_hidden;  // [rows, hidden_size]
+  void* upper = nullptr;               // [vocab, hidden_size]
+  void* lower = nullptr;               // the same; null where this chunk is the only one
+  bool is_first = true;
+  bool is_last = true;
+  // Label sums that are added. Rows are waited for: to be left to label_sums where it can, before or after.
+  const std::int32_t* row_of_class = nullptr;  // [vocab], -1: nothing to be added; null: nothing at all
+  const float* label_sums = nullptr;           // [rows, hidden_size]
+};
+
+// Sums of label_factor * hidden_states over rows of the same label, in their order: added to the halves, or kept at the
+// first of those rows.
+struct LabelSumsArgs {
+  std::int64_t rows = 0;
+  std::int64_t vocab = 0;
+  std::int64_t hidden_size = 0;
+  SoftmaxProductMatrix hidden;
+  const float* label_factor = nullptr;  // [rows]
+  const std::int32_t* label = nullptr;  // [rows], -1: ignored
+  void* upper = nullptr;                // [vocab, hidden_size], as its neighbour; null: kept
+  void* lower = nullptr;
+  std::int32_t* row_of_class = nullptr;  // [vocab]
+  float* label_sums = nullptr;           // [rows, hidden_size]
+};
+
+// Where supports_softmax_product holds.
+Status label_sums(const LabelSumsArgs& args, const LaunchContext& context);
+Status weight_gradient(const WeightGradientArgs& args, const LaunchContext& context);
+
+}  // namespace liger::kernels
