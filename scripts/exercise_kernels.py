@@ -79,6 +79,17 @@ def heads(dtype: torch.dtype) -> None:
             ops.linear_cross_entropy_forward(hidden, weight, target, chunk_rows=chunk_rows, **needs)
 
 
+def units(dtype: torch.dtype) -> None:
+    """Gated units with the products beside them."""
+    for rows, width, activation in itertools.product((13, 300), (8, 200, 1000), ("silu", "gelu", "gelu_tanh")):
+        a, gate, up = (tensor(rows, columns, dtype=dtype).detach() for columns in (72, width, width))
+        gate_weight, up_weight, down_weight = (tensor(width, 72, dtype=dtype).detach() for _ in range(3))
+        ops.mm_glu(a, gate_weight.t(), up_weight.t(), activation=activation)
+        weight = down_weight.t().contiguous()
+        ops.mm_glu_backward(a, weight, gate, up, activation=activation)
+        ops.mm_glu_backward_(a, weight, gate, up, activation=activation)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-half-products", action="store_true")
@@ -89,6 +100,7 @@ def main() -> None:
         losses(dtype, with_products=with_products)
         if with_products:
             heads(dtype)
+            units(dtype)
         for exercise in (norms, rotations, gates):
             exercise(dtype)
         torch.cuda.synchronize()

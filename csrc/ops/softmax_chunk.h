@@ -62,9 +62,7 @@ class SoftmaxChunk {
   }
 
  private:
-  static kernels::SoftmaxProductMatrix matrix_of(const Tensor& matrix) {
-    return {matrix.const_data_ptr(), matrix.stride(0)};
-  }
+  static kernels::ProductMatrix matrix_of(const Tensor& matrix) { return {matrix.const_data_ptr(), matrix.stride(0)}; }
 
   static kernels::SoftmaxProductArgs product_args(const Problem& problem, std::int64_t first_row, std::int64_t rows) {
     kernels::SoftmaxProductArgs args;

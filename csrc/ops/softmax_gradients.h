@@ -31,9 +31,7 @@ class SoftmaxGradients {
 
  private:
   Shape weight_shape(bool needed) const { return needed ? Shape{problem_.vocab, problem_.hidden_size} : Shape{0}; }
-  static kernels::SoftmaxProductMatrix matrix_of(const Tensor& matrix) {
-    return {matrix.const_data_ptr(), matrix.stride(0)};
-  }
+  static kernels::ProductMatrix matrix_of(const Tensor& matrix) { return {matrix.const_data_ptr(), matrix.stride(0)}; }
   static const float* floats_of(const Tensor& tensor) { return static_cast<const float*>(tensor.const_data_ptr()); }
   static const std::int32_t* integers_of(const Tensor& tensor) {
     return static_cast<const std::int32_t*>(tensor.const_data_ptr());

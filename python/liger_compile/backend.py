@@ -39,10 +39,7 @@ def liger(
     """
     parsed = parse_options(mode, options)
     if parsed.inner != "inductor":
-        from torch._dynamo.backends.registry import lookup_backend
-
-        inner = lookup_backend(parsed.inner)
-        return _compiled(gm, example_inputs, parsed, lambda graph, inputs, _: inner(graph, list(inputs)))
+        return _compiled(gm, example_inputs, parsed, functools.partial(_eager, parsed.inner))
     wrapper = torch._TorchCompileInductorWrapper(parsed.mode, dict(parsed.inductor), None)
     return _compiled(gm, example_inputs, parsed, functools.partial(_inductor, wrapper))
 
@@ -100,6 +97,26 @@ def _asked(
 def _keep(report: Report, options: Options) -> None:
     environment.write_report_at_exit()
     reporting.add(report, options.report)
+
+
+def _eager(inner: str, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:
+    from torch._dynamo.backends.registry import lookup_backend
+
+    keywords = {}
+    if inner == "aot_eager" and is_rewritten:
+        keywords = {"fw_compiler": _with_our_products, "bw_compiler": _with_our_products}
+    return lookup_backend(inner)(gm, list(example_inputs), **keywords)
+
+
+def _with_our_products(gm: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """A graph of AOTAutograd's as it is run, op by op."""
+    from torch._dynamo.backends.debugging import boxed_nop
+
+    from liger_compile.products import prefer_our_products
+
+    prefer_our_products(gm.graph)
+    gm.recompile()
+    return boxed_nop(gm, list(example_inputs))
 
 
 def _inductor(wrapper: Any, gm: torch.fx.GraphModule, example_inputs: Sequence[Any], is_rewritten: bool) -> Any:

@@ -1,8 +1,9 @@
-"""Gives large matrix products to an op of ours, which runs the kernel of cuBLAS's that suits each best: a pass over
-Inductor's graphs, after its own.
+"""Gives large matrix products to ops of ours: a pass over the graphs of the forward and the backward pass, after all
+others.
 
-What the op computes is `aten.mm`. For products whose result cuBLAS would cut into tiles that fill all registers it
-takes smaller ones, see csrc/ops/blas_product.h and bench/products.py.
+Those beside gated units become one op with them, see gated_products.py. The other ones go to an op that computes what
+`aten.mm` does by the kernel of cuBLAS's that suits each best: for products whose result cuBLAS would cut into tiles
+that fill all registers it takes smaller ones, see csrc/ops/blas_product.h and bench/products.py.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ _MM = torch.ops.aten.mm.default
 
 
 def prefer_our_products(graph: torch.fx.Graph) -> None:
-    """Replace `aten.mm` by `liger.mm` where that pays. Leaves graphs alone that Inductor was told to tune."""
+    """Replace products where that pays. Leaves graphs alone that Inductor was told to tune."""
     from torch._inductor import config
 
     if config.max_autotune or config.max_autotune_gemm:
         return
     nodes = graph.find_nodes(op="call_function", target=_MM)
-    large = [node for node in nodes if _pays(*(operand.meta.get("val") for operand in node.args))]
-    if not large:
+    if not any(_pays(*(operand.meta.get("val") for operand in node.args)) for node in nodes):
         return
-    import liger_compile.ops  # noqa: F401  defines the op
+    from liger_compile.gated_products import join_gated_units
 
-    for node in large:
-        node.target = torch.ops.liger.mm.default
+    join_gated_units(graph, _pays)
+    for node in graph.find_nodes(op="call_function", target=_MM):
+        if _pays(*(operand.meta.get("val") for operand in node.args)):
+            node.target = torch.ops.liger.mm.default
 
 
 def _pays(a: object, b: object) -> bool:

@@ -7,18 +7,22 @@
 #include <cstdint>
 #include <optional>
 
+#include "kernels/common/product_matrix.h"
+
 namespace liger::kernels::hopper {
 
-// A bfloat16 matrix [rows, columns] whose address and stride are multiples of 16 bytes, of which tiles of `box_rows`
-// rows and 64 columns are copied, in the swizzle of 128 bytes.
+// A matrix [rows, columns] whose address and stride are multiples of 16 bytes, of which boxes of `box_rows` rows and 64
+// columns, or 32, are copied, in the swizzle of as many bytes as those columns take.
 struct MatrixOfTiles {
-  const void* data;
+  ProductMatrix matrix;
   std::int64_t rows;
   std::int64_t columns;
-  std::int64_t row_stride;
   unsigned box_rows;
+  unsigned box_columns = 64;
 
-  bool is_aligned() const { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && row_stride % 8 == 0; }
+  bool is_aligned() const {
+    return reinterpret_cast<std::uintptr_t>(matrix.data) % 16 == 0 && matrix.row_stride % 8 == 0;
+  }
 
   // Nothing where the driver refuses.
   std::optional<CUtensorMap> map() const {
@@ -33,11 +37,12 @@ struct MatrixOfTiles {
     }();
     if (encode == nullptr) return std::nullopt;
     const cuuint64_t extents[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-    const cuuint64_t stride = static_cast<cuuint64_t>(row_stride) * 2;  // bytes
-    const cuuint32_t box[2] = {64, box_rows}, steps[2] = {1, 1};
+    const cuuint64_t stride = static_cast<cuuint64_t>(matrix.row_stride) * 2;  // bytes
+    const cuuint32_t box[2] = {box_columns, box_rows}, steps[2] = {1, 1};
+    const auto swizzle = box_columns == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
     CUtensorMap result;
-    const CUresult status = encode(&result, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), extents,
-                                   &stride, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+    const CUresult status = encode(&result, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(matrix.data),
+                                   extents, &stride, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return status == CUDA_SUCCESS ? std::optional<CUtensorMap>(result) : std::nullopt;
   }

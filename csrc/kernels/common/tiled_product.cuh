@@ -28,17 +28,18 @@ struct ProductShape {
 };
 
 struct ProductMaps {
-  CUtensorMap a, b;
+  CUtensorMap a;
+  CUtensorMap b[kCluster];  // the same, or where tiles of two matrices are multiplied with at once, both
 };
 
 constexpr int kBox = kHalfRows * kBoxColumns;  // elements that the copy engine takes at once from a result
-constexpr int kOutBoxes = 4;
+constexpr int kOutBoxes = 4, kSlots = 3;       // of each group, and how many loads to them it may count apart
 
 struct ProductShared {
   alignas(1024) std::uint16_t a[kStages][kTileRows * kInnerStep];
   alignas(1024) std::uint16_t b[kStages][kTileColumns * kInnerStep];
   alignas(1024) std::uint16_t out[2][kOutBoxes * kBox];  // of each group, for what it does with its tiles
-  Barrier full[kStages], empty[kStages], turn[2], loaded[2][kOutBoxes / 2];
+  Barrier full[kStages], empty[kStages], turn[2], loaded[2][kSlots];
 };
 
 constexpr unsigned kStageBytes = (kTileRows + kTileColumns) * kInnerStep * sizeof(std::uint16_t);
@@ -88,15 +89,16 @@ __device__ inline void copy_a(std::uint16_t* tile, const CUtensorMap& map, Barri
 }
 
 // Copies of its part of the cluster's tile of b, to all blocks: of columns, or where those are neighbours of the inner
-// dimension.
-template <Major kMajor>
+// dimension. kPair: each block has its part from a matrix of its own.
+template <Major kMajor, bool kPair>
 __device__ inline void copy_b(std::uint16_t* tile, const CUtensorMap& map, Barrier& full, int column, int inner,
                               int rank) {
   constexpr std::uint16_t kAll = (1 << kCluster) - 1;
   if constexpr (kMajor == Major::inner) {
     const int own = rank * kSharedColumns;
-    load_tile_for(kAll, tile + own * kInnerStep, map, full, inner, column + own);
+    load_tile_for(kAll, tile + own * kInnerStep, map, full, inner, kPair ? column / kCluster : column + own);
   } else {
+    static_assert(!kPair);
     const int own = rank * kSharedInner;
     for (int box = 0; box < kTileColumns; box += kBoxColumns)
       load_tile_for(kAll, tile + box * kInnerStep + own * kBoxColumns, map, full, column + box, inner + own);
@@ -104,7 +106,7 @@ __device__ inline void copy_b(std::uint16_t* tile, const CUtensorMap& map, Barri
 }
 
 // By one thread.
-template <Major kA, Major kB>
+template <Major kA, Major kB, bool kPair>
 __device__ inline void copy_operands(ProductShared& shared, const ProductMaps& maps, const ProductShape& shape,
                                      std::uint64_t chosen, unsigned rank) {
   unsigned step = 0;
@@ -115,7 +117,7 @@ __device__ inline void copy_operands(ProductShared& shared, const ProductMaps& m
       shared.empty[stage].wait(is_odd ^ 1);
       full.arrive_announcing(kStageBytes);
       copy_a<kA>(shared.a[stage], maps.a, full, place.row, inner * kInnerStep);
-      copy_b<kB>(shared.b[stage], maps.b, full, place.column, inner * kInnerStep, static_cast<int>(rank));
+      copy_b<kB, kPair>(shared.b[stage], maps.b[rank], full, place.column, inner * kInnerStep, static_cast<int>(rank));
     }
   });
 }
@@ -190,6 +192,15 @@ __device__ inline std::uint32_t fragment_address(const std::uint16_t* box, int b
   return shared_address(box) + row * kRowBytes + ((static_cast<unsigned>(block) * 2 + lane / 16) ^ (row % 8)) * 16;
 }
 
+// The same in a box of half as many columns.
+constexpr int kNarrowColumns = kBoxColumns / 2, kNarrowBox = kHalfRows * kNarrowColumns;
+
+__device__ inline std::uint32_t narrow_fragment_address(const std::uint16_t* box, int block) {
+  constexpr unsigned kRowBytes = kNarrowColumns * sizeof(std::uint16_t);
+  const unsigned lane = threadIdx.x % 32, row = threadIdx.x % kWarpGroup / 32 * 16 + lane % 16;
+  return shared_address(box) + row * kRowBytes + ((static_cast<unsigned>(block) * 2 + lane / 16) ^ (row / 2 % 4)) * 16;
+}
+
 // Half a tile, as bfloat16, through shared memory to its place. By a warp group, whose fragments are those of
 // multiply_64x192x16.
 class HalfTileWriter {
@@ -243,14 +254,15 @@ __device__ inline void init_barriers(ProductShared& shared) {
 }
 
 // By all threads of a block. A warp group makes a Finish of its number, which gets each of its tiles: begin(place)
-// before the products, finish(their sums, place) after them, and end() after the last.
-template <Major kA, Major kB, typename MakeFinish>
+// before the products, finish(their sums, place) after them, and end() after the last. kPair: b is two matrices; a tile
+// has half of its columns of each, and its place counts those of both.
+template <Major kA, Major kB, bool kPair, typename MakeFinish>
 __device__ inline void tiled_product(ProductShared& shared, const ProductMaps& maps, const ProductShape& shape,
                                      std::uint64_t chosen, unsigned rank, MakeFinish&& make_finish) {
   init_barriers(shared);
   if (threadIdx.x < kWarpGroup) {
     give_registers<24>();
-    if (threadIdx.x == 0) copy_operands<kA, kB>(shared, maps, shape, chosen, rank);
+    if (threadIdx.x == 0) copy_operands<kA, kB, kPair>(shared, maps, shape, chosen, rank);
   } else {
     take_registers<240>();
     const int group = static_cast<int>(threadIdx.x) / kWarpGroup - 1;

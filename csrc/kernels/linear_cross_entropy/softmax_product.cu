@@ -27,14 +27,12 @@ using hopper::MatrixOfTiles;
 static_assert(kPartColumns == hopper::kTileColumns);
 
 MatrixOfTiles hidden_tiles(const SoftmaxProductArgs& args) {
-  return {args.hidden.data, args.rows, args.hidden_size, args.hidden.row_stride, hopper::kTileRows};
+  return {args.hidden, args.rows, args.hidden_size, hopper::kTileRows};
 }
 MatrixOfTiles weight_tiles(const SoftmaxProductArgs& args) {
-  return {args.weight.data, args.vocab, args.hidden_size, args.weight.row_stride, hopper::kSharedColumns};
+  return {args.weight, args.vocab, args.hidden_size, hopper::kSharedColumns};
 }
-MatrixOfTiles out_tiles(const SoftmaxProductArgs& args) {
-  return {args.out.data, args.rows, args.vocab, args.out.row_stride, hopper::kHalfRows};
-}
+MatrixOfTiles out_tiles(const SoftmaxProductArgs& args) { return {args.out, args.rows, args.vocab, hopper::kHalfRows}; }
 
 }  // namespace
 
@@ -53,7 +51,7 @@ Status softmax_product(const SoftmaxProductArgs& args, const LaunchContext& cont
   const auto a = hidden_tiles(args).map(), b = weight_tiles(args).map(), out = writes ? out_tiles(args).map() : a;
   if (!a || !b || !out) return Status("the driver refuses the layout of a matrix");
   hopper::SoftmaxProduct product = {};
-  product.maps = {*a, *b};
+  product.maps = {*a, {*b, *b}};
   product.out = *out;
   product.shape = {static_cast<int>(hopper::tiles_of(args.rows, hopper::kTileRows * hopper::kCluster)),
                    static_cast<int>(softmax_product_parts(args.vocab)),

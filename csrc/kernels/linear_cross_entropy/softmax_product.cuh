@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   const std::uint64_t chosen = product.is_repeated ? pairs_to_repeat(product, repeated) : ~std::uint64_t{0};
   if (chosen == 0) return;
   auto& shared = *reinterpret_cast<ProductShared*>(memory);
-  tiled_product<Major::inner, Major::inner>(shared, product.maps, product.shape, chosen, blockIdx.x % kCluster,
-                                            [&](int group) { return SoftmaxTile(product, shared, group); });
+  tiled_product<Major::inner, Major::inner, false>(shared, product.maps, product.shape, chosen, blockIdx.x % kCluster,
+                                                   [&](int group) { return SoftmaxTile(product, shared, group); });
 #endif
 }
 

@@ -13,15 +13,10 @@
 #include <cstdint>
 
 #include "kernels/common/launch.h"
+#include "kernels/common/product_matrix.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 
 namespace liger::kernels {
-
-// Matrices in bfloat16, with neighbouring elements in a row.
-struct SoftmaxProductMatrix {
-  const void* data = nullptr;
-  std::int64_t row_stride = 0;
-};
 
 // What is known of each row, [rows] each.
 struct SoftmaxRows {
@@ -35,9 +30,9 @@ struct SoftmaxProductArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
   std::int64_t hidden_size = 0;
-  SoftmaxProductMatrix hidden;  // [rows, hidden_size]
-  SoftmaxProductMatrix weight;  // [vocab, hidden_size]
-  SoftmaxProductMatrix out;     // [rows, vocab], gets u; null: only the sums are wanted
+  ProductMatrix hidden;  // [rows, hidden_size]
+  ProductMatrix weight;  // [vocab, hidden_size]
+  ProductMatrix out;     // [rows, vocab], gets u; null: only the sums are wanted
   float scale = 1.0f;
   SoftmaxRows row;
   float* partial_sums = nullptr;  // [rows, softmax_product_parts(vocab)]
@@ -47,8 +42,8 @@ struct SoftmaxProductArgs {
 struct SoftmaxPrepareArgs {
   std::int64_t rows = 0;
   std::int64_t hidden_size = 0;
-  SoftmaxProductMatrix hidden;
-  SoftmaxProductMatrix weight;
+  ProductMatrix hidden;
+  ProductMatrix weight;
   CrossEntropyTarget target;
   std::int64_t vocab = 0;
   float scale = 1.0f;
@@ -60,7 +55,7 @@ struct SoftmaxFinishArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
   std::int64_t hidden_size = 0;
-  SoftmaxProductMatrix hidden;
+  ProductMatrix hidden;
   SoftmaxRows row;
   const float* partial_sums = nullptr;
   const CrossEntropyScales* scales = nullptr;
@@ -83,7 +78,7 @@ struct SoftmaxGradHiddenArgs {
   const float* factor = nullptr;
   const float* label_factor = nullptr;
   const std::int32_t* label = nullptr;
-  SoftmaxProductMatrix weight;
+  ProductMatrix weight;
   void* grad_hidden = nullptr;  // [rows, hidden_size] in bfloat16
 };
 

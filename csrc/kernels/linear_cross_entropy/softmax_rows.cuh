@@ -13,7 +13,7 @@ namespace liger::kernels::gpu {
 
 constexpr int kRowThreads = 256;
 
-__device__ inline const BFloat16* row_of(const SoftmaxProductMatrix& matrix, std::int64_t row) {
+__device__ inline const BFloat16* row_of(const ProductMatrix& matrix, std::int64_t row) {
   return static_cast<const BFloat16*>(matrix.data) + row * matrix.row_stride;
 }
 

@@ -14,18 +14,14 @@ Status weight_gradient(const WeightGradientArgs& args, const LaunchContext& cont
   using hopper::MatrixOfTiles;
   if (args.rows == 0) return {};
   const auto result_tiles = [&](void* half) {
-    return MatrixOfTiles{half, args.vocab, args.hidden_size, args.hidden_size, hopper::kHalfRows}.map();
+    return MatrixOfTiles{{half, args.hidden_size}, args.vocab, args.hidden_size, hopper::kHalfRows}.map();
   };
-  const auto a =
-      MatrixOfTiles{args.exponentials.data, args.rows, args.vocab, args.exponentials.row_stride, hopper::kInnerStep}
-          .map();
-  const auto b = MatrixOfTiles{args.scaled_hidden.data, args.rows, args.hidden_size, args.scaled_hidden.row_stride,
-                               hopper::kSharedInner}
-                     .map();
+  const auto a = MatrixOfTiles{args.exponentials, args.rows, args.vocab, hopper::kInnerStep}.map();
+  const auto b = MatrixOfTiles{args.scaled_hidden, args.rows, args.hidden_size, hopper::kSharedInner}.map();
   const auto upper = result_tiles(args.upper), lower = args.lower == nullptr ? upper : result_tiles(args.lower);
   if (!a || !b || !upper || !lower) return Status("the driver refuses the layout of a matrix");
   hopper::WeightGradient gradient = {};
-  gradient.maps = {*a, *b};
+  gradient.maps = {*a, {*b, *b}};
   gradient.upper = *upper;
   gradient.lower = *lower;
   gradient.shape = {static_cast<int>(hopper::tiles_of(args.vocab, hopper::kTileRows * hopper::kCluster)),

@@ -47,7 +47,7 @@ class WeightGradientTile {
   }
 
  private:
-  static constexpr int kSlots = kOutBoxes / 2, kBoxes = kTileColumns / kBoxColumns, kPasses = 2 * kBoxes;
+  static constexpr int kSlots = 2, kBoxes = kTileColumns / kBoxColumns, kPasses = 2 * kBoxes;
   static_assert(kPasses % kSlots == 0);
 
   // The two rows of a thread, 8 apart: of the label sums, or null.
@@ -166,9 +166,9 @@ __global__ void __launch_bounds__(kProductThreads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& shared = *reinterpret_cast<ProductShared*>(memory);
-  tiled_product<Major::outer, Major::outer>(shared, gradient.maps, gradient.shape, ~std::uint64_t{0},
-                                            blockIdx.x % kCluster,
-                                            [&](int group) { return WeightGradientTile(gradient, shared, group); });
+  tiled_product<Major::outer, Major::outer, false>(
+      shared, gradient.maps, gradient.shape, ~std::uint64_t{0}, blockIdx.x % kCluster,
+      [&](int group) { return WeightGradientTile(gradient, shared, group); });
 #endif
 }
 

@@ -16,10 +16,10 @@ struct WeightGradientArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
   std::int64_t hidden_size = 0;
-  SoftmaxProductMatrix exponentials;   // [rows, vocab]
-  SoftmaxProductMatrix scaled_hidden;  // [rows, hidden_size]
-  void* upper = nullptr;               // [vocab, hidden_size]
-  void* lower = nullptr;               // the same; null where this chunk is the only one
+  ProductMatrix exponentials;   // [rows, vocab]
+  ProductMatrix scaled_hidden;  // [rows, hidden_size]
+  void* upper = nullptr;        // [vocab, hidden_size]
+  void* lower = nullptr;        // the same; null where this chunk is the only one
   bool is_first = true;
   bool is_last = true;
   // Label sums that are added. Rows are waited for: to be left to label_sums where it can, before or after.
@@ -33,7 +33,7 @@ struct LabelSumsArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
   std::int64_t hidden_size = 0;
-  SoftmaxProductMatrix hidden;
+  ProductMatrix hidden;
   const float* label_factor = nullptr;  // [rows]
   const std::int32_t* label = nullptr;  // [rows], -1: ignored
   void* upper = nullptr;                // [vocab, hidden_size], as its neighbour; null: kept

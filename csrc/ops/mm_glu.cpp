@@ -1,0 +1,150 @@
+// mm_glu: a gated linear unit with the products before it; mm_glu_backward: its gradients with the product before
+// those. On Hopper in one kernel, elsewhere one after the other.
+#include <tuple>
+
+#include "kernels/glu/glu_product.h"
+#include "ops/glu.h"
+#include "ops/matmul.h"
+
+namespace liger::ops {
+
+namespace {
+
+void check_operands(const char* op, const Tensor& a, const char* name, const Tensor& b) {
+  const Argument left{op, "a"}, right{op, name};
+  kernel_dtype(left, a);
+  require(a.dim() == 2, left, " must be a matrix, got shape ", ShapeOf{a});
+  require(b.dim() == 2 && b.size(0) == a.size(1), right, " must have shape [", a.size(1), ", n], got ", ShapeOf{b});
+  require_dtype(right, b, a.scalar_type());
+  require_same_device(right, b, left, a);
+}
+
+struct GluResults {
+  Tensor gate, up, out;  // [m, n]
+};
+
+#if defined(LIGER_DEVICE_CUDA)
+
+kernels::ProductMatrix product_matrix(const Tensor& matrix) { return {matrix.const_data_ptr(), matrix.stride(0)}; }
+
+// Whether neighbouring elements lie in a row, and rows do not overlap.
+bool has_rows(const Tensor& matrix) { return matrix.stride(1) == 1 && matrix.stride(0) >= matrix.size(1); }
+
+// False where the kernel is not for this product, and nothing was done.
+bool multiply_at_once(const char* op, const Tensor& a, const Tensor& gate_b, const Tensor& up_b, const Text& activation,
+                      const GluResults& results) {
+  const Tensor gate_weight = transposed(gate_b), up_weight = transposed(up_b);
+  if (a.scalar_type() != TorchDtype::BFloat16 || !has_rows(a) || !has_rows(gate_weight) || !has_rows(up_weight))
+    return false;
+  kernels::GluProductArgs args;
+  args.rows = a.size(0);
+  args.hidden_size = a.size(1);
+  args.width = gate_b.size(1);
+  args.hidden = product_matrix(a);
+  args.gate_weight = product_matrix(gate_weight);
+  args.up_weight = product_matrix(up_weight);
+  args.gate = product_matrix(results.gate);
+  args.up = product_matrix(results.up);
+  args.out = product_matrix(results.out);
+  args.activation = parse_activation(op, activation.value);
+  const DeviceScope scope(a);
+  if (!kernels::supports_glu_product(args)) return false;
+  require_ok(op, kernels::glu_product(args, scope.context()));
+  return true;
+}
+
+// The results may be gate and up.
+bool multiply_at_once(const char* op, const Tensor& a, const Tensor& b, const Tensor& gate, const Tensor& up,
+                      const Text& activation, const GluResults& results) {
+  if (a.scalar_type() != TorchDtype::BFloat16) return false;
+  for (const Tensor& matrix : {a, b, gate, up, results.gate, results.up})
+    if (!has_rows(matrix)) return false;
+  kernels::GluProductBackwardArgs args;
+  args.rows = a.size(0);
+  args.hidden_size = a.size(1);
+  args.width = b.size(1);
+  args.grad = product_matrix(a);
+  args.down_weight = product_matrix(b);
+  args.gate = product_matrix(gate);
+  args.up = product_matrix(up);
+  args.grad_gate = product_matrix(results.gate);
+  args.grad_up = product_matrix(results.up);
+  args.out = product_matrix(results.out);
+  args.activation = parse_activation(op, activation.value);
+  const DeviceScope scope(a);
+  if (!kernels::supports_glu_product(args)) return false;
+  require_ok(op, kernels::glu_product_backward(args, scope.context()));
+  return true;
+}
+
+#else
+
+bool multiply_at_once(const char*, const Tensor&, const Tensor&, const Tensor&, const Text&, const GluResults&) {
+  return false;
+}
+bool multiply_at_once(const char*, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Text&,
+                      const GluResults&) {
+  return false;
+}
+
+#endif
+
+using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
+
+ThreeTensors mm_glu(const Tensor& a, const Tensor& gate_b, const Tensor& up_b, const Text& activation) {
+  constexpr const char* kOp = "mm_glu";
+  check_operands(kOp, a, "gate_b", gate_b);
+  check_operands(kOp, a, "up_b", up_b);
+  require_shape({kOp, "up_b"}, up_b, shape_of(gate_b));
+  const DeviceScope scope(a);
+  const NoGrad no_grad;
+  const Shape shape{a.size(0), gate_b.size(1)};
+  GluResults results{new_empty(a, shape), new_empty(a, shape), new_empty(a, shape)};
+  if (!multiply_at_once(kOp, a, gate_b, up_b, activation, results)) {
+    matmul_out(a, gate_b, results.gate);
+    matmul_out(a, up_b, results.up);
+    fill_glu(kOp, results.gate, results.up, activation, results.out);
+  }
+  return {results.gate, results.up, results.out};
+}
+
+void run_backward(const char* op, const Tensor& a, const Tensor& b, const Tensor& gate, const Tensor& up,
+                  const Text& activation, GluResults& results) {
+  check_operands(op, a, "b", b);
+  check_pair(op, gate, up);
+  require_shape({op, "gate"}, gate, {a.size(0), b.size(1)});
+  require_dtype({op, "gate"}, gate, a.scalar_type());
+  require_same_device({op, "gate"}, gate, {op, "a"}, a);
+  const DeviceScope scope(a);
+  const NoGrad no_grad;
+  if (multiply_at_once(op, a, b, gate, up, activation, results)) return;
+  matmul_out(a, b, results.out);
+  fill_gradients(op, results.out, gate, up, activation, results.gate, results.up, results.out);
+}
+
+ThreeTensors mm_glu_backward(const Tensor& a, const Tensor& b, const Tensor& gate, const Tensor& up,
+                             const Text& activation) {
+  GluResults results{new_empty(gate, shape_of(gate)), new_empty(up, shape_of(up)), new_empty(gate, shape_of(gate))};
+  run_backward("mm_glu_backward", a, b, gate, up, activation, results);
+  return {results.gate, results.up, results.out};
+}
+
+Tensor mm_glu_backward_(const Tensor& a, const Tensor& b, const Tensor& gate, const Tensor& up,
+                        const Text& activation) {
+  constexpr const char* kOp = "mm_glu_backward_";
+  require_own_rows(kOp, "gate", gate);
+  require_own_rows(kOp, "up", up);
+  GluResults results{gate, up, new_empty(gate, shape_of(gate))};
+  run_backward(kOp, a, b, gate, up, activation, results);
+  return results.out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
+  m.impl("mm_glu", TORCH_BOX(&mm_glu));
+  m.impl("mm_glu_backward", TORCH_BOX(&mm_glu_backward));
+  m.impl("mm_glu_backward_", TORCH_BOX(&mm_glu_backward_));
+}
+
+}  // namespace liger::ops
