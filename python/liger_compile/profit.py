@@ -2,9 +2,10 @@
 
 A call of an op takes the host longer than the launch of a Triton kernel, and where the host is what a step waits for,
 nothing makes up for that; only from some size on the device has more to do than the host. That size is measured, by
-bench/measure_costs.py, which writes a file of costs/ for one kind of device. What is not measured there, or on another
-device, is weighed by costs/other.json: rules that spare memory or work at any size, and those that only join
-elementwise operations from four times the elements on that Hopper needs, where even a faster device is busy.
+bench/measure_costs.py, which writes a file of costs/ for one kind of device: each rule's `fewest_elements`, and beside
+them, for who reads the file, the `sizes` that they follow from. What is not measured there, or on another device, is
+weighed by costs/other.json: rules that spare memory or work at any size, and those that only join elementwise
+operations from four times the elements on that Hopper needs, where even a faster device is busy.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _costs(rule: str, device: torch.device, inner: str) -> tuple[dict[str, Any] 
     measured = table(device_family(device))
     if costs := measured.get(inner, {}).get(rule):
         return costs, f"measured on {measured['device']}"
-    return table("other").get(inner, {}).get(rule), "no measurements for this device"
+    return table("other").get(inner, {}).get(rule), "not measured on this device"
 
 
 @functools.cache
