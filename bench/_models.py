@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -103,22 +104,46 @@ def is_ours(variant: str) -> bool:
     return variant.partition(":")[0] == "ours"
 
 
-def build_step(model: Any, arguments: argparse.Namespace) -> Callable[..., torch.Tensor]:
+def compile_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What torch.compile is given for the variant; "torch.compile:aot_eager" and the like name another backend."""
+    kind, _, inner = arguments.one.partition(":")
+    if kind != "ours":
+        return {"backend": inner or "inductor"}
+    disabled = [name for name in arguments.disable.split(",") if name]
+    options = {"rewrite": arguments.rewrite, "disable": disabled, "inner": inner or arguments.inner}
+    return {"backend": "liger", "options": options}
+
+
+def build_step(model: Any, arguments: argparse.Namespace, **keywords: Any) -> Callable[..., torch.Tensor]:
     """A batch -> loss. --compiled model: logits are an output of the graph, as where a user compiles the model;
-    --compiled loss: only the loss leaves the graph, as where a user compiles the training step."""
+    --compiled loss: only the loss leaves the graph, as where a user compiles the training step. Keywords are given to
+    torch.compile instead of the variant's own."""
 
     def loss_of(**batch: torch.Tensor) -> torch.Tensor:
         return model(**batch).loss
 
     if arguments.one in ("eager", PATCHED):
         return loss_of
-    keywords: dict[str, Any] = {}
-    if is_ours(arguments.one):
-        disabled = [name for name in arguments.disable.split(",") if name]
-        inner = arguments.one.partition(":")[2] or arguments.inner
-        options = {"rewrite": arguments.rewrite, "disable": disabled, "inner": inner}
-        keywords = {"backend": "liger", "options": options}
+    keywords = keywords or compile_keywords(arguments)
     if arguments.compiled == "loss":
         return torch.compile(loss_of, **keywords)
     compiled = torch.compile(model, **keywords)
     return lambda **batch: compiled(**batch).loss
+
+
+def build_training_call(model: Any, batch: dict[str, torch.Tensor], arguments: argparse.Namespace) -> Callable[[], Any]:
+    """Forward and backward of the variant on the batch, without an optimizer; gives the loss."""
+    return partial(_train, model, build_step(model, arguments), batch)
+
+
+def _train(model: Any, step_loss: Callable[..., torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    loss = step_loss(**batch)
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def check_losses(losses: dict[str, float], expected: float) -> None:
+    """Raises RuntimeError where a variant's loss is another."""
+    if any(abs(loss - expected) > 0.01 * abs(expected) for loss in losses.values()):
+        raise RuntimeError(f"the losses differ: expected {expected}, actual {losses}")

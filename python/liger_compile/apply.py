@@ -67,6 +67,21 @@ class Plan:
         """Where the replaced computation runs."""
         return self.results[0][0].meta["example_value"].device
 
+    @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the tensors that are replaced, and of what these are computed from: a loss has no size, its logits do."""
+        return [shape for node, _ in self.results for shape in (value_of(node).shape, *_shapes_before(node))]
+
+
+def _shapes_before(node: torch.fx.Node) -> list[torch.Size]:
+    """Of the tensors that a node reads; of numbers, of what these are computed from."""
+    shapes: list[torch.Size] = []
+    for operand in node.all_input_nodes:
+        value = operand.meta.get("example_value")
+        if isinstance(value, torch.Tensor):
+            shapes += [value.shape] if value.ndim else _shapes_before(operand)
+    return shapes
+
 
 class Planner:
     """Plans the edits of one graph, before any is applied.

@@ -23,6 +23,7 @@ def format_report(report: Report) -> str:
     if report.counts:
         lines.append("  " + "   ".join(f"{rule} {count}" for rule, count in report.counts.items()))
     lines += _section("Rewritten", _rewritten_lines(report.rewrites))
+    lines += _section("Weighed", _ground_lines(report.rewrites))
     lines += _section("Near misses", _reason_lines(report.near_misses))
     lines += _section("Declined", _reason_lines(report.declined))
     lines += _section("Failed inside, left as written", _failure_lines(report))
@@ -62,6 +63,15 @@ def _rewritten_lines(records: Sequence[Record]) -> list[str]:
         begin = f"  {path}  {source}  "
         lines += _wrapped(detail, begin, " " * len(begin))
     return lines
+
+
+def _ground_lines(records: Sequence[Record]) -> list[str]:
+    """Why what was rewritten pays; rules of one ground in one line."""
+    rules: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.ground:
+            rules.setdefault(record.ground, {})[record.rule] = None
+    return [line for ground, names in rules.items() for line in _wrapped(f"{', '.join(names)}: {ground}", "  ", "    ")]
 
 
 def _reason_lines(records: Sequence[Record]) -> list[str]:

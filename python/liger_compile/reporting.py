@@ -29,6 +29,8 @@ class Record:
         detail: what it became, with dtype and shape.
         reason: why it was not rewritten, a sentence; empty where it was.
         nodes: number of graph nodes that the pattern covers.
+        elements: of the largest tensor that a rewrite replaces; None where its sizes are not known.
+        ground: why rewrite="auto" takes a rewrite that was made to pay; empty where nothing was weighed.
     """
 
     rule: str
@@ -39,6 +41,8 @@ class Record:
     detail: str
     reason: str
     nodes: int
+    elements: int | None = None
+    ground: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

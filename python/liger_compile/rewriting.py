@@ -18,7 +18,7 @@ import torch.fx
 from liger_compile.apply import Condition, Plan, Planner, apply_plans
 from liger_compile.evaluation import EditDeclined, EditFailed
 from liger_compile.on_demand import OnDemand, cut_out, why_logits_kept
-from liger_compile.profit import why_left
+from liger_compile.profit import most_elements, weigh
 from liger_compile.regions import Region, Regions
 from liger_compile.reporting import Failure, Record, Report, merge
 
@@ -275,16 +275,20 @@ class _Part:
             self._failures.append(_failure(edit.rule, error))
             self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=f"failed inside: {error}")
         else:
-            if reason := self._why_left(edit.rule, plan):
-                self._records[edit.record] = dataclasses.replace(record, kind="declined", reason=reason)
-            else:
-                self.plans[edit.record] = plan
+            self._keep_where_it_pays(edit, plan)
 
-    def _why_left(self, rule: str, plan: Plan) -> str:
-        if self.settings.rewrite != "auto":
-            return ""
-        shapes = [node.meta["example_value"].shape for node, _ in plan.results]
-        return why_left(rule, shapes, plan.device.type, self.settings.inner)
+    def _keep_where_it_pays(self, edit: Any, plan: Plan) -> None:
+        elements = most_elements(plan.shapes)
+        record = dataclasses.replace(self._records[edit.record], elements=elements)
+        if self.settings.rewrite == "auto":
+            verdict = weigh(edit.rule, elements, plan.device, self.settings.inner)
+            if verdict.pays:
+                record = dataclasses.replace(record, ground=verdict.ground)
+            else:
+                record = dataclasses.replace(record, kind="declined", reason=verdict.ground)
+        self._records[edit.record] = record
+        if record.kind == "rewritten":
+            self.plans[edit.record] = plan
 
 
 def _parts(part: _Part, seen: set[int]) -> Iterator[_Part]:
