@@ -20,7 +20,7 @@ class SoftmaxGradients {
                 new_empty(problem.hidden, weight_shape(needs.weight)),
                 new_empty(problem.hidden, Shape{0}, TorchDtype::Float)},
         hidden_rows_(as_matrix(result_.hidden, needs.hidden ? problem.tokens : 0, problem.hidden_size)),
-        lower_(new_empty(problem.hidden, weight_shape(needs.weight && chunk_rows < problem.tokens))) {}
+        lower_(new_empty(problem.hidden, lower_shape(needs.weight && chunk_rows < problem.tokens), TorchDtype::Byte)) {}
 
   void add(const ScaledExponentials& grad_logits, std::int64_t first_row, const DeviceScope& scope) {
     if (needs_.hidden) add_hidden(grad_logits, first_row, scope);
@@ -31,6 +31,9 @@ class SoftmaxGradients {
 
  private:
   Shape weight_shape(bool needed) const { return needed ? Shape{problem_.vocab, problem_.hidden_size} : Shape{0}; }
+  Shape lower_shape(bool needed) const {
+    return needed ? Shape{problem_.vocab, kernels::LowerBytes::width(problem_.hidden_size)} : Shape{0};
+  }
   static kernels::ProductMatrix matrix_of(const Tensor& matrix) { return {matrix.const_data_ptr(), matrix.stride(0)}; }
   static const float* floats_of(const Tensor& tensor) { return static_cast<const float*>(tensor.const_data_ptr()); }
   static const std::int32_t* integers_of(const Tensor& tensor) {
@@ -102,7 +105,7 @@ class SoftmaxGradients {
   Needs needs_;
   Gradients result_;
   Tensor hidden_rows_;  // [tokens, hidden_size]
-  Tensor lower_;        // halves of the weight's sums, [vocab, hidden_size]; empty where one chunk has all rows
+  Tensor lower_;        // bytes of the weight's sums; empty where one chunk has all rows
 };
 
 // upstream: null where it is 1, in units of the scales' grad_unit. results: null where row losses are not wanted.

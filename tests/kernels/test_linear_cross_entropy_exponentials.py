@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cross_entropy_cases import assert_as_accurate_on_average
+from cross_entropy_cases import assert_as_accurate_on_average, check_matmul_pooled
 from linear_cross_entropy_cases import eager, make_inputs
 from torch import Tensor
 
@@ -93,6 +93,23 @@ def test_chunks_make_the_same_rows(chunk_rows: int, device: str) -> None:
     torch.testing.assert_close(chunked[1], whole[1], rtol=1e-6, atol=0.0)
     for ours, expected in zip(chunked[2:4], whole[2:4], strict=True):
         torch.testing.assert_close(ours, expected, rtol=2 * torch.finfo(torch.bfloat16).eps, atol=1e-3)
+
+
+@pytest.mark.parametrize("hidden_size", [64, 72])
+def test_many_chunks_are_as_exact_as_eager(hidden_size: int, device: str) -> None:
+    """Between chunks the sums of dW are rounded, to far more bits than the result has."""
+    samples = []
+    for seed in range(4):
+        inputs = make_inputs((1024,), hidden_size, 300, torch.bfloat16, device)(torch.Generator().manual_seed(seed))
+        result = liger.linear_cross_entropy_forward(**inputs, needs_grad_weight=True, reduction="sum", chunk_rows=8)
+
+        def grad_weight(dtype: torch.dtype, inputs: dict[str, Any] = inputs) -> Tensor:
+            weight = inputs["weight"].to(dtype).requires_grad_()
+            loss = eager(inputs["hidden_states"].to(dtype), weight, inputs["target"], reduction="sum")
+            return torch.autograd.grad(loss, weight)[0]
+
+        samples.append((grad_weight(torch.float64), grad_weight(torch.bfloat16), result[3]))
+    check_matmul_pooled("grad weight", samples, torch.bfloat16)
 
 
 def test_the_same_again(device: str) -> None:

@@ -130,8 +130,8 @@ class GluGradientTile {
     const TilePlace place = place_of(tile, pass);
     Barrier& loaded = loaded_[pass % kSlots];
     loaded.arrive_announcing(2 * kNarrowBox * sizeof(std::uint16_t));
-    load_tile_streaming(gate(pass), product_.gate, loaded, place.column, place.row);
-    load_tile_streaming(up(pass), product_.up, loaded, place.column, place.row);
+    load_tile(gate(pass), product_.gate, loaded, place.column, place.row);
+    load_tile(up(pass), product_.up, loaded, place.column, place.row);
   }
 
   __device__ void store(TilePlace tile, int pass) {

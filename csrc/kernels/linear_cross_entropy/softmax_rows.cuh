@@ -146,20 +146,22 @@ __device__ inline bool is_first_of_label(const LabelSumsArgs& args, std::int64_t
   return __syncthreads_or(found) == 0;
 }
 
-// Adds to sums that are kept as halves.
+// Adds to sums of which 24 bits are kept.
 template <int kVec>
-__device__ inline void add_to_halves(const LabelSumsArgs& args, std::int64_t at, const Packed<float, kVec>& sums) {
-  auto *upper = static_cast<std::uint16_t*>(args.upper) + at, *lower = static_cast<std::uint16_t*>(args.lower) + at;
-  auto high = load<std::uint16_t, kVec>(upper), low = load<std::uint16_t, kVec>(lower);
+__device__ inline void add_to_kept(const LabelSumsArgs& args, std::int64_t label, std::int64_t column,
+                                   const Packed<float, kVec>& sums) {
+  auto* upper = static_cast<std::uint16_t*>(args.upper) + label * args.hidden_size + column;
+  auto* lower = static_cast<std::uint8_t*>(args.lower) + label * LowerBytes::width(args.hidden_size);
+  auto high = load<std::uint16_t, kVec>(upper);
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
-    const unsigned bits = static_cast<unsigned>(high.values[i]) << 16 | low.values[i];
-    const unsigned sum = __float_as_uint(__uint_as_float(bits) + sums.values[i]);
+    std::uint8_t& low = lower[LowerBytes::place(column + i)];
+    const unsigned bits = static_cast<unsigned>(high.values[i]) << 16 | static_cast<unsigned>(low) << 8;
+    const unsigned sum = rounded_to_24_bits(__uint_as_float(bits) + sums.values[i]);
     high.values[i] = static_cast<std::uint16_t>(sum >> 16);
-    low.values[i] = static_cast<std::uint16_t>(sum & 0xffffu);
+    low = static_cast<std::uint8_t>(sum >> 8);
   }
   store(upper, high);
-  store(lower, low);
 }
 
 // A block for each row and kRowThreads vectors of it.
@@ -182,7 +184,7 @@ __global__ void label_sums_kernel(LabelSumsArgs args) {
     args.row_of_class[label] = static_cast<std::int32_t>(row);
   if (!exists) return;
   if (args.upper != nullptr) {
-    add_to_halves(args, label * args.hidden_size + column, sums);
+    add_to_kept(args, label, column, sums);
   } else {
     store(args.label_sums + row * args.hidden_size + column, sums);
   }

@@ -29,4 +29,10 @@ __device__ inline float shift_of(const SoftmaxRows& rows, std::int64_t row, bool
   return knows_largest && needs_other_shift(rows, row) ? from_order(rows.largest[row]) : rows.shift[row];
 }
 
+// The bits of a number with the last 8 rounded away: to nearest, ties to even.
+__device__ inline unsigned rounded_to_24_bits(float value) {
+  const unsigned bits = __float_as_uint(value);
+  return value == value ? bits + 0x7fu + (bits >> 8 & 1u) : bits;
+}
+
 }  // namespace liger::kernels::gpu

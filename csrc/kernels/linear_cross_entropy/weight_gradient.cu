@@ -13,12 +13,12 @@ namespace liger::kernels {
 Status weight_gradient(const WeightGradientArgs& args, const LaunchContext& context) {
   using hopper::MatrixOfTiles;
   if (args.rows == 0) return {};
-  const auto result_tiles = [&](void* half) {
-    return MatrixOfTiles{{half, args.hidden_size}, args.vocab, args.hidden_size, hopper::kHalfRows}.map();
-  };
   const auto a = MatrixOfTiles{args.exponentials, args.rows, args.vocab, hopper::kInnerStep}.map();
   const auto b = MatrixOfTiles{args.scaled_hidden, args.rows, args.hidden_size, hopper::kSharedInner}.map();
-  const auto upper = result_tiles(args.upper), lower = args.lower == nullptr ? upper : result_tiles(args.lower);
+  const std::int64_t width = LowerBytes::width(args.hidden_size);
+  const MatrixOfTiles upper_tiles{{args.upper, args.hidden_size}, args.vocab, args.hidden_size, hopper::kHalfRows};
+  const MatrixOfTiles lower_tiles{{args.lower, width}, args.vocab, width, hopper::kHalfRows, hopper::kBoxColumns, true};
+  const auto upper = upper_tiles.map(), lower = args.lower == nullptr ? upper : lower_tiles.map();
   if (!a || !b || !upper || !lower) return Status("the driver refuses the layout of a matrix");
   hopper::WeightGradient gradient = {};
   gradient.maps = {*a, {*b, *b}};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/common/tiled_product.cuh"
+#include "kernels/linear_cross_entropy/softmax_shift.cuh"
 #include "kernels/linear_cross_entropy/weight_gradient.h"
 
 namespace liger::kernels::hopper {
@@ -19,7 +20,7 @@ struct WeightGradient {
   const float* label_sums;
 };
 
-// Adds a tile to what is there, box by box. Two boxes of both halves are in shared memory at a time: while one is added
+// Adds a tile to what is there, box by box. Two boxes of both parts are in shared memory at a time: while one is added
 // to, the next one is on its way.
 class WeightGradientTile {
  public:
@@ -56,7 +57,7 @@ class WeightGradientTile {
   };
 
   __device__ std::uint16_t* upper(int pass) const { return boxes_ + pass % kSlots * 2 * kBox; }
-  __device__ std::uint16_t* lower(int pass) const { return upper(pass) + kBox; }
+  __device__ std::uint8_t* lower(int pass) const { return reinterpret_cast<std::uint8_t*>(upper(pass) + kBox); }
   __device__ static TilePlace place_of(TilePlace tile, int pass) {
     return {tile.row + pass / kBoxes * kHalfRows, tile.column + pass % kBoxes * kBoxColumns};
   }
@@ -65,15 +66,16 @@ class WeightGradientTile {
     if (gradient_.is_first) return;
     const TilePlace place = place_of(tile, pass);
     Barrier& loaded = loaded_[pass % kSlots];
-    loaded.arrive_announcing(2 * kBox * sizeof(std::uint16_t));
+    loaded.arrive_announcing(kBox * (sizeof(std::uint16_t) + sizeof(std::uint8_t)));
     load_tile_streaming(upper(pass), gradient_.upper, loaded, place.column, place.row);
-    load_tile_streaming(lower(pass), gradient_.lower, loaded, place.column, place.row);
+    // Not as streaming: the box beside has the other half of each line.
+    load_tile(lower(pass), gradient_.lower, loaded, place.column, place.row);
   }
 
   __device__ void store(TilePlace tile, int pass) {
     const TilePlace place = place_of(tile, pass);
     store_tile_streaming(gradient_.upper, upper(pass), place.column, place.row);
-    if (!gradient_.is_last) store_tile_streaming(gradient_.lower, lower(pass), place.column, place.row);
+    if (!gradient_.is_last) store_tile(gradient_.lower, lower(pass), place.column, place.row);
     commit_stores();
   }
 
@@ -130,27 +132,49 @@ class WeightGradientTile {
   }
 
   __device__ void add_block(float (&values)[8], int pass, int block) const {
-    const std::uint32_t at_upper = fragment_address(upper(pass), block),
-                        at_lower = fragment_address(lower(pass), block);
-    std::uint32_t high[4], low[4];
+    const std::uint32_t at_upper = fragment_address(upper(pass), block);
+    std::uint32_t* at_lower[2] = {lower_word(pass, block, 0), lower_word(pass, block, 8)};
+    std::uint32_t high[4];
     if (!gradient_.is_first) {
       load_matrices(high, at_upper);
-      load_matrices(low, at_lower);
+      const std::uint32_t low[2] = {*at_lower[0], *at_lower[1]};
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
-        values[2 * pair] += __uint_as_float(__byte_perm(low[pair], high[pair], 0x5410));
-        values[2 * pair + 1] += __uint_as_float(__byte_perm(low[pair], high[pair], 0x7632));
+        // Bytes from the top: two of the upper part, one of the lower, and none.
+        const unsigned of_low = pair / 2 == 0 ? low[pair % 2] : low[pair % 2] >> 16;
+        values[2 * pair] += __uint_as_float(__byte_perm(high[pair], of_low, 0x1040) & 0xffffff00u);
+        values[2 * pair + 1] += __uint_as_float(__byte_perm(high[pair], of_low, 0x3250) & 0xffffff00u);
       }
     }
+    gradient_.is_last ? store_rounded(values, at_upper) : store_kept(values, at_upper, at_lower);
+  }
+
+  __device__ static void store_rounded(const float (&values)[8], std::uint32_t at_upper) {
+    store_matrices(at_upper, {pack_bfloat16(values[0], values[1]), pack_bfloat16(values[2], values[3]),
+                              pack_bfloat16(values[4], values[5]), pack_bfloat16(values[6], values[7])});
+  }
+
+  __device__ static void store_kept(const float (&values)[8], std::uint32_t at_upper,
+                                    std::uint32_t* const (&at_lower)[2]) {
+    std::uint32_t high[4], low[4];
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      const std::uint32_t first = __float_as_uint(values[2 * pair]), second = __float_as_uint(values[2 * pair + 1]);
-      high[pair] = gradient_.is_last ? pack_bfloat16(values[2 * pair], values[2 * pair + 1])
-                                     : __byte_perm(first, second, 0x7632);
-      low[pair] = __byte_perm(first, second, 0x5410);
+      const unsigned first = gpu::rounded_to_24_bits(values[2 * pair]);
+      const unsigned second = gpu::rounded_to_24_bits(values[2 * pair + 1]);
+      high[pair] = __byte_perm(first, second, 0x7632);
+      low[pair] = __byte_perm(first, second, 0x0051);  // in its lower half
     }
     store_matrices(at_upper, high);
-    if (!gradient_.is_last) store_matrices(at_lower, low);
+    *at_lower[0] = __byte_perm(low[0], low[2], 0x5410);
+    *at_lower[1] = __byte_perm(low[1], low[3], 0x5410);
+  }
+
+  // The bytes of a thread in one of its two rows and 16 columns: see LowerBytes. In the copy engine's swizzle.
+  __device__ std::uint32_t* lower_word(int pass, int block, int row_offset) const {
+    const unsigned lane = threadIdx.x % 32;
+    const unsigned row = threadIdx.x % kWarpGroup / 32 * 16 + lane / 4 + static_cast<unsigned>(row_offset);
+    const unsigned at = row * kBoxColumns + (static_cast<unsigned>(block) ^ (row / 2 % 4)) * 16 + lane % 4 * 4;
+    return reinterpret_cast<std::uint32_t*>(lower(pass) + at);
   }
 
   const WeightGradient& gradient_;
