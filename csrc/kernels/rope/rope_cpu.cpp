@@ -6,7 +6,7 @@
 
 #include "kernels/common/cpu_isa.h"
 #include "kernels/common/row_block.h"
-#include "kernels/rope/rope.h"
+#include "kernels/rope/rope_positions.h"
 
 namespace liger::kernels {
 namespace LIGER_ISA_NAMESPACE {
@@ -25,17 +25,6 @@ struct Rotation {
 };
 
 LIGER_ALWAYS_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
-LIGER_ALWAYS_INLINE void position_of(const RopeArgs& args, std::int64_t index, std::int64_t (&position)[3]) {
-  position[2] = index % args.positions[2];
-  const std::int64_t outer = index / args.positions[2];
-  position[1] = outer % args.positions[1];
-  position[0] = outer / args.positions[1];
-}
-
-LIGER_ALWAYS_INLINE std::int64_t offset_of(const std::int64_t (&position)[3], const std::int64_t (&strides)[3]) {
-  return position[0] * strides[0] + position[1] * strides[1] + position[2] * strides[2];
-}
 
 template <typename Table>
 void read_table(const Table* __restrict table, float* __restrict out, std::int64_t count, float factor) {
