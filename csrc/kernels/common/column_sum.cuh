@@ -17,14 +17,14 @@ __global__ void __launch_bounds__(1024)
     column_sum_kernel(const ColumnSum first, const ColumnSum second, std::int64_t width) {
   constexpr int kColumns = 32, kRows = 32;
   __shared__ double sums[kRows][kColumns + 1];
-  const ColumnSum& total_of = blockIdx.y == 0 ? first : second;
-  if (total_of.out == nullptr) return;
+  const ColumnSum wanted = blockIdx.y == 0 ? first : second;
+  if (wanted.out == nullptr) return;
   const int x = static_cast<int>(threadIdx.x) % kColumns, y = static_cast<int>(threadIdx.x) / kColumns;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kColumns + x;
   double sum = 0.0;
   if (column < width) {
 #pragma unroll 8
-    for (std::int64_t row = y; row < total_of.count; row += kRows) sum += total_of.partials[row * width + column];
+    for (std::int64_t row = y; row < wanted.count; row += kRows) sum += wanted.partials[row * width + column];
   }
   sums[y][x] = sum;
   __syncthreads();
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(1024)
   double total = 0.0;
 #pragma unroll
   for (int row = 0; row < kRows; ++row) total += sums[row][x];
-  static_cast<T*>(total_of.out)[column] = from_float<T>(static_cast<float>(total));
+  static_cast<T*>(wanted.out)[column] = from_float<T>(static_cast<float>(total));
 }
 
 // One or two sums of the same width in one launch; none where neither is wanted. `width` is at most that of a grid.
