@@ -7,7 +7,7 @@ from collections.abc import Sequence
 # The fewest elements of a result for which a rule's call is worth its cost to the host: a call of an op takes the host
 # longer than the launch of a Triton kernel, and where the host is what a step waits for, nothing makes up for that.
 # From here on the device has more to do than the host (bench/step_lengths.py on an H100, a Llama of the 1B shape).
-_FEWEST_ELEMENTS = {"rms_norm": 2**22, "rope": 2**22, "glu": 2**23}
+_FEWEST_ELEMENTS = {"rms_norm": 2**22, "rope": 2**22, "norm_rope": 2**22, "glu": 2**23}
 
 
 def why_left(rule: str, shapes: Sequence[Sequence[object]], device_type: str, inner: str) -> str:

@@ -17,6 +17,8 @@ LARGE, SMALL = (2048, 2048), (1, 2**22 - 1)
         ("rms_norm", [LARGE], "cuda", "inductor", ""),
         ("rope", [SMALL, (1, 1, 8, 64)], "cuda", "inductor", TOO_FEW),
         ("rope", [LARGE, SMALL], "cuda", "inductor", ""),
+        ("norm_rope", [SMALL, (1, 1, 8, 64)], "cuda", "inductor", TOO_FEW),
+        ("norm_rope", [LARGE, SMALL], "cuda", "inductor", ""),
         ("glu", [LARGE], "cuda", "inductor", "left to inductor, which is faster for 4,194,304 elements"),
         ("glu", [(2048, 4096)], "cuda", "inductor", ""),
         ("rms_norm", [SMALL], "cpu", "inductor", ""),
