@@ -6,32 +6,36 @@
 
 namespace liger::kernels::gpu {
 
-// A thread's part of the gradient of a normalised head: what came in turned back, and the sums over the head.
-template <typename T, int kVec, int kItems>
-struct HeadGradient {
-  float first[kItems][kVec];
-  float second[kItems][kVec];
-  Accumulator<T> along = 0;  // <gradient * scale, x>
+// What reached a channel of a normalised head and its partner, turned back.
+struct PairGradient {
+  float first, second;
 
-  template <typename Position, typename Scale>
-  __device__ HeadGradient(const RopeArgs& args, const Position& position, const Scale& scale,
-                          const HeadPart<T, kVec, kItems>& grad_out, const HeadPart<T, kVec, kItems>& x) {
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const PairPlace<kVec> place(args, static_cast<int>(threadIdx.x + i * blockDim.x));
-#pragma unroll
-      for (int e = 0; e < kVec; ++e) {
-        float a = gpu::to_float(grad_out.pairs[i].first.values[e]);
-        float b = gpu::to_float(grad_out.pairs[i].second.values[e]);
-        if (place.turns) turn(position.rotations[i], e, a, b);
-        first[i][e] = a;
-        second[i][e] = b;
-        along += static_cast<Accumulator<T>>(a * scale.first(i, e)) * gpu::to_float(x.pairs[i].first.values[e]);
-        along += static_cast<Accumulator<T>>(b * scale.second(i, e)) * gpu::to_float(x.pairs[i].second.values[e]);
-      }
-    }
+  template <typename Position, typename T, int kVec>
+  __device__ PairGradient(const Position& position, bool turns, const ChannelPair<T, kVec>& grad_out, int i, int e)
+      : first(gpu::to_float(grad_out.first.values[e])), second(gpu::to_float(grad_out.second.values[e])) {
+    if (turns) turn(position.rotations[i], e, first, second);
   }
 };
+
+// A thread's part of <gradient * scale, x> of a head.
+template <typename T, int kVec, int kItems, typename Position, typename Scale>
+__device__ inline Accumulator<T> gradient_along(const RopeArgs& args, const Position& position, const Scale& scale,
+                                                const HeadPart<T, kVec, kItems>& grad_out,
+                                                const HeadPart<T, kVec, kItems>& x) {
+  Accumulator<T> along = 0;
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const PairPlace<kVec> place(args, static_cast<int>(threadIdx.x + i * blockDim.x));
+#pragma unroll
+    for (int e = 0; e < kVec; ++e) {
+      const PairGradient grad(position, place.turns, grad_out.pairs[i], i, e);
+      const float a = grad.first * scale.first(i, e), b = grad.second * scale.second(i, e);
+      along += static_cast<Accumulator<T>>(a) * gpu::to_float(x.pairs[i].first.values[e]);
+      along += static_cast<Accumulator<T>>(b) * gpu::to_float(x.pairs[i].second.values[e]);
+    }
+  }
+  return along;
+}
 
 // A thread's sums of the gradients of the weights of its channels.
 template <typename T, int kVec, int kItems>
@@ -92,14 +96,15 @@ __global__ void __launch_bounds__(kHeadThreads, kItems == 1 ? kHeadBlocks : 1)
       x[row].stay_packed();
       position.stay_packed();
       scale.stay_packed();
-      const HeadGradient<T, kVec, kItems> grad(args.rope, position, scale, grad_out[row], x[row]);
       const auto lanes = static_cast<int>(blockDim.x);
-      const auto squares = group_sum<kWarp>(x[row].sum_of_squares(), lanes),
-                 along = group_sum<kWarp>(grad.along, lanes);
+      const auto squares = group_sum<kWarp>(x[row].sum_of_squares(), lanes);
+      const auto along = group_sum<kWarp>(gradient_along(args.rope, position, scale, grad_out[row], x[row]), lanes);
       const float rstd = inverse_rms(squares, args.rope.head_dim, args.eps);
       const float projection = rstd * rstd * rstd * static_cast<float>(along / args.rope.head_dim);
+      // The gradients are turned back once more: they would take twice the registers of what they are made from.
       x[row].stay_packed();
-      scale.stay_packed();
+      grad_out[row].stay_packed();
+      position.stay_packed();
       if (!is_row(row)) continue;
       T* out = position.out_row(operand, head + row * blockDim.y);
 #pragma unroll
@@ -111,11 +116,11 @@ __global__ void __launch_bounds__(kHeadThreads, kItems == 1 ? kHeadBlocks : 1)
         for (int e = 0; e < kVec; ++e) {
           const float a = gpu::to_float(x[row].pairs[i].first.values[e]);
           const float b = gpu::to_float(x[row].pairs[i].second.values[e]);
-          const float grad_a = grad.first[i][e], grad_b = grad.second[i][e];
-          result.first.values[e] = from_float<T>(rstd * (grad_a * scale.first(i, e)) - projection * a);
-          result.second.values[e] = from_float<T>(rstd * (grad_b * scale.second(i, e)) - projection * b);
-          weight_sums.first[i][e] += static_cast<Accumulator<T>>(grad_a) * (a * rstd);
-          weight_sums.second[i][e] += static_cast<Accumulator<T>>(grad_b) * (b * rstd);
+          const PairGradient grad(position, place.turns, grad_out[row].pairs[i], i, e);
+          result.first.values[e] = from_float<T>(rstd * (grad.first * scale.first(i, e)) - projection * a);
+          result.second.values[e] = from_float<T>(rstd * (grad.second * scale.second(i, e)) - projection * b);
+          weight_sums.first[i][e] += static_cast<Accumulator<T>>(grad.first) * (a * rstd);
+          weight_sums.second[i][e] += static_cast<Accumulator<T>>(grad.second) * (b * rstd);
         }
         store_pair(out, place, result);
       }
