@@ -32,9 +32,9 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "int[] key_order=[]) -> (Tensor, Tensor)");
 
   m.def(
-      "norm_rope(Tensor query, Tensor key, Tensor? query_weight, Tensor? key_weight, Tensor cos, Tensor sin, float "
-      "eps, "
-      "*, float weight_offset=0.0, bool contiguous_query=False, bool contiguous_key=False) -> (Tensor, Tensor)");
+      "norm_rope(Tensor query, Tensor key, Tensor? query_weight, Tensor? key_weight, Tensor cos, Tensor sin, "
+      "float eps, *, float weight_offset=0.0, bool contiguous_query=False, bool contiguous_key=False) "
+      "-> (Tensor, Tensor)");
   m.def(
       "norm_rope_forward(Tensor query, Tensor key, Tensor? query_weight, Tensor? key_weight, Tensor cos, Tensor sin, "
       "float eps, *, float weight_offset=0.0, bool contiguous_query=False, bool contiguous_key=False) "

@@ -11,7 +11,7 @@ namespace cpu {
 std::int64_t norm_rope_backward_parts(const NormRopeArgs& args, const LaunchContext& context) {
   constexpr std::int64_t kGrainElements = 16384;  // least work worth a thread
   const RopeArgs& rope = args.rope;
-  const std::int64_t positions = rope.positions[0] * rope.positions[1] * rope.positions[2];
+  const std::int64_t positions = count_positions(rope);
   const std::int64_t worth = positions * (rope.query.heads + rope.key.heads) * rope.head_dim / kGrainElements;
   return std::max<std::int64_t>(1, std::min<std::int64_t>({context.num_threads, positions, worth}));
 }

@@ -204,10 +204,6 @@ void add_parts(const NormRopeArgs& args, void* grad_weight, std::int64_t offset,
   }
 }
 
-inline std::int64_t count_positions(const RopeArgs& args) {
-  return args.positions[0] * args.positions[1] * args.positions[2];
-}
-
 }  // namespace LIGER_ISA_NAMESPACE
 
 namespace cpu {

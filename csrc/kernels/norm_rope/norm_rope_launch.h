@@ -19,10 +19,6 @@ inline std::int64_t power_of_two_from(std::int64_t count) {
   return power;
 }
 
-inline std::int64_t count_positions(const RopeArgs& args) {
-  return args.positions[0] * args.positions[1] * args.positions[2];
-}
-
 // Of query and key; those without heads count as none.
 inline int vector_width(const NormRopeArgs& args) {
   VectorWidth width = vector_width(args.rope);

@@ -61,7 +61,7 @@ RopeLaunch plan(const RopeArgs& args, std::int64_t positions, int vec) {
 }  // namespace
 
 Status rope(const RopeArgs& args, const LaunchContext& context) {
-  const std::int64_t positions = args.positions[0] * args.positions[1] * args.positions[2];
+  const std::int64_t positions = count_positions(args);
   if (positions == 0 || args.query.heads + args.key.heads == 0 || args.head_dim == 0) return Status();
   if (positions > INT_MAX) return Status("more positions than a grid can hold");
   return dispatch_rope_dtypes(args.dtype, args.table_dtype, [&](auto type, auto table) {

@@ -137,7 +137,7 @@ using namespace LIGER_ISA_NAMESPACE;
 
 template <>
 Status rope<LIGER_ISA_LEVEL>(const RopeArgs& args, const LaunchContext& context) {
-  const std::int64_t positions = args.positions[0] * args.positions[1] * args.positions[2];
+  const std::int64_t positions = count_positions(args);
   const std::int64_t elements = (args.query.heads + args.key.heads) * args.head_dim;  // of a position
   if (positions == 0 || elements == 0) return Status();
   const std::int64_t tile_positions = heads_are_neighbours(args) ? 1 : kTilePositions;
