@@ -57,6 +57,7 @@ def _all_cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
         yield rms_norm(rows, hidden, dtype, device)
         yield add_rms_norm(rows, hidden, dtype, device)
     yield rope(rows, dtype, device)
+    yield norm_rope(rows, dtype, device)
     for width in (2816,) if small else (8192, 14336):
         yield glu(rows, width, dtype, device)
     vocab = 8192 if small else 128256
@@ -122,23 +123,60 @@ def _rotate_half(x: torch.Tensor) -> torch.Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rope(rows: int, dtype: torch.dtype, device: str) -> Case:
-    batch, heads, kv_heads, head_dim = 4, 32, 8, 64 if device == "cpu" else 128
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return x * cos + _rotate_half(x) * sin
+
+
+def _heads(
+    rows: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: str
+) -> tuple[torch.Tensor, ...]:
+    """Query, key, cos and sin."""
+    batch = 4
     sequence = rows // batch
+    q = _random(batch, sequence, heads, head_dim, dtype=dtype, device=device)
+    k = _random(batch, sequence, kv_heads, head_dim, dtype=dtype, device=device)
+    angles = torch.rand(1, 1, sequence, head_dim // 2, device=device).repeat(1, 1, 1, 2) * 6.0
+    # As the projections give them: [batch, sequence, heads, head_dim] seen as [batch, heads, sequence, head_dim].
+    leaves = (tensor.detach().transpose(1, 2).requires_grad_() for tensor in (q, k))
+    return (*leaves, angles.cos().to(dtype), angles.sin().to(dtype))
+
+
+def rope(rows: int, dtype: torch.dtype, device: str) -> Case:
+    heads, kv_heads, head_dim = 32, 8, 64 if device == "cpu" else 128
     moved = 2 * rows * (heads + kv_heads) * head_dim * dtype.itemsize
 
     def reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return q * cos + _rotate_half(q) * sin, k * cos + _rotate_half(k) * sin
+        return _rotated(q, cos, sin), _rotated(k, cos, sin)
 
     def inputs() -> tuple[torch.Tensor, ...]:
-        q = _random(batch, sequence, heads, head_dim, dtype=dtype, device=device)
-        k = _random(batch, sequence, kv_heads, head_dim, dtype=dtype, device=device)
-        angles = torch.rand(1, 1, sequence, head_dim // 2, device=device).repeat(1, 1, 1, 2) * 6.0
-        # As the projections give them: [batch, sequence, heads, head_dim] seen as [batch, heads, sequence, head_dim].
-        leaves = (tensor.detach().transpose(1, 2).requires_grad_() for tensor in (q, k))
-        return (*leaves, angles.cos().to(dtype), angles.sin().to(dtype))
+        return _heads(rows, heads, kv_heads, head_dim, dtype, device)
 
     return Case(f"rope {heads}/{kv_heads}x{head_dim}", inputs, reference, liger.rope, moved, moved)
+
+
+def norm_rope(rows: int, dtype: torch.dtype, device: str) -> Case:
+    heads, kv_heads, head_dim = 32, 8, 64 if device == "cpu" else 128
+    tensor = rows * (heads + kv_heads) * head_dim * dtype.itemsize
+
+    def reference(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        return _rotated(_llama_norm(q, q_weight), cos, sin), _rotated(_llama_norm(k, k_weight), cos, sin)
+
+    def ours(*arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return liger.norm_rope(*arguments, 1e-6)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        q, k, *tables = _heads(rows, heads, kv_heads, head_dim, dtype, device)
+        return q, k, *(_random(head_dim, dtype=dtype, device=device) for _ in range(2)), *tables
+
+    # forward: x -> y; backward: dy, x -> dx
+    return Case(f"norm_rope {heads}/{kv_heads}x{head_dim}", inputs, reference, ours, 2 * tensor, 3 * tensor)
 
 
 def glu(rows: int, width: int, dtype: torch.dtype, device: str) -> Case:

@@ -21,10 +21,7 @@ std::string detail_of(const Match& match, bool fused_add, const Pattern& input) 
 
 }  // namespace
 
-Rule rms_norm() {
-  auto a = tensor("hidden_states"), residual = tensor("residual"), plain = tensor("hidden_states");
-  auto sum = add(a, residual).where(adds_two_alike).as_output(1);
-  auto x = either("input", {sum, plain});
+NormPattern norm_of(const Pattern& x) {
   auto weight = tensor("weight"), offset_weight = tensor("weight of (1 + weight)");
   auto eps = scalar("eps");
 
@@ -41,63 +38,70 @@ Rule rms_norm() {
   auto scaled = rounded("rounding after the weight", mul(early, scale));
   auto bare = rounded("rounding", unit);
   auto y = either("normalised", {scaled, bare});
+  return {x, y, weight, offset_weight, eps, variance, early, one_plus};
+}
 
-  const auto weight_of = [=](const Match& m) -> std::optional<Pattern> {
-    if (m.has(offset_weight)) return offset_weight;
-    return m.has(weight) ? std::optional(weight) : std::nullopt;
-  };
+std::optional<Pattern> NormPattern::weight_of(const Match& m) const {
+  if (m.has(offset_weight)) return offset_weight;
+  return m.has(weight) ? std::optional(weight) : std::nullopt;
+}
 
-  const auto weight_fits = [=](const Match& m) -> Verdict {
-    const std::optional<Pattern> w = weight_of(m);
-    if (!w) return ok();
-    const auto& width = m.tensor(x).shape.back();
-    if (m.tensor(*w).shape == std::vector{width}) return ok();
-    return because("the weight %" + m[*w].name + " is " + graph::print(m.tensor(*w)) + "; it must be 1-D of length " +
-                   width.str());
-  };
+Verdict require_norm_weight(const Match& m, const NormPattern& norm) {
+  const std::optional<Pattern> w = norm.weight_of(m);
+  if (!w) return ok();
+  const auto& width = m.tensor(norm.x).shape.back();
+  if (m.tensor(*w).shape == std::vector{width}) return ok();
+  return because("the weight %" + m[*w].name + " is " + graph::print(m.tensor(*w)) + "; it must be 1-D of length " +
+                 width.str());
+}
 
-  const auto dtypes_fit = [=](const Match& m) -> Verdict {
-    using graph::DType;
-    if (Verdict verdict = require_kernel_dtype(m[x]); !verdict) return verdict;
-    const DType input = m.tensor(x).dtype, output = m.root_node().tensor->dtype;
-    const std::optional<Pattern> w = weight_of(m);
-    const DType of_weight = !w ? input : m.tensor(*w).dtype;
-    const bool weight_ok = of_weight == input || of_weight == DType::float32;
-    const bool output_ok = output == input || (output == DType::float32 && (!w || of_weight == output));
-    if (weight_ok && output_ok) return ok();
-    return because("no kernel takes " + std::string(name_of(input)) + " with a " + std::string(name_of(of_weight)) +
-                   " weight to " + std::string(name_of(output)));
-  };
+Verdict require_norm_dtypes(const Match& m, const NormPattern& norm) {
+  using graph::DType;
+  if (Verdict verdict = require_kernel_dtype(m[norm.x]); !verdict) return verdict;
+  const DType input = m.tensor(norm.x).dtype, output = m.tensor(norm.y).dtype;
+  const std::optional<Pattern> w = norm.weight_of(m);
+  const DType of_weight = !w ? input : m.tensor(*w).dtype;
+  const bool weight_ok = of_weight == input || of_weight == DType::float32;
+  const bool output_ok = output == input || (output == DType::float32 && (!w || of_weight == output));
+  if (weight_ok && output_ok) return ok();
+  return because("no kernel takes " + std::string(name_of(input)) + " with a " + std::string(name_of(of_weight)) +
+                 " weight to " + std::string(name_of(output)));
+}
 
-  const auto roundings_fit = [=](const Match& m) -> Verdict {
-    if (m.has(early) && m.tensor(early).dtype != m.tensor(x).dtype) {
-      return because("%" + m[early].name + " rounds to " + dtype_name(m.tensor(early)) +
-                     " before the weight; the kernel can only round to the input's " + dtype_name(m.tensor(x)));
-    }
-    if (m.has(one_plus) && m.tensor(one_plus).dtype != graph::DType::float32) {
-      return because("%" + m[one_plus].name + " rounds 1 + weight to " + dtype_name(m.tensor(one_plus)));
-    }
-    return ok();
-  };
+Verdict require_norm_roundings(const Match& m, const NormPattern& norm) {
+  if (m.has(norm.early) && m.tensor(norm.early).dtype != m.tensor(norm.x).dtype) {
+    return because("%" + m[norm.early].name + " rounds to " + dtype_name(m.tensor(norm.early)) +
+                   " before the weight; the kernel can only round to the input's " + dtype_name(m.tensor(norm.x)));
+  }
+  if (m.has(norm.one_plus) && m.tensor(norm.one_plus).dtype != graph::DType::float32) {
+    return because("%" + m[norm.one_plus].name + " rounds 1 + weight to " + dtype_name(m.tensor(norm.one_plus)));
+  }
+  return ok();
+}
+
+Rule rms_norm() {
+  auto a = tensor("hidden_states"), residual = tensor("residual"), plain = tensor("hidden_states");
+  auto sum = add(a, residual).where(adds_two_alike).as_output(1);
+  const NormPattern norm = norm_of(either("input", {sum, plain}));
 
   return Rule("rms_norm")
-      .match(y)
-      .near_miss_once(variance)
-      .require(weight_fits)
-      .require(dtypes_fit)
-      .require(roundings_fit)
+      .match(norm.y)
+      .near_miss_once(norm.variance)
+      .require([=](const Match& m) { return require_norm_weight(m, norm); })
+      .require([=](const Match& m) { return require_norm_dtypes(m, norm); })
+      .require([=](const Match& m) { return require_norm_roundings(m, norm); })
       .replace([=](const Match& m) {
         const bool fused_add = m.has(sum);
-        const std::optional<Pattern> w = weight_of(m);
+        const std::optional<Pattern> w = norm.weight_of(m);
         Expr call{fused_add ? "liger::add_rms_norm" : "liger::rms_norm", {}, {}};
         call.args = fused_add ? std::vector<Argument>{m(a), m(residual)} : std::vector<Argument>{m(plain)};
         call.args.push_back(!w ? Argument(graph::None{}) : m(*w));
-        call.args.push_back(m(eps));
-        if (m.has(one_plus)) call.kwarg("weight_offset", 1.0);
-        if (m.has(early) && w.has_value()) call.kwarg("round_before_weight", true);
+        call.args.push_back(m(norm.eps));
+        if (m.has(norm.one_plus)) call.kwarg("weight_offset", 1.0);
+        if (m.has(norm.early) && w.has_value()) call.kwarg("round_before_weight", true);
         const graph::DType output = m.root_node().tensor->dtype;
-        if (output != m.tensor(x).dtype) call.kwarg("out_dtype", output);
-        return Replacement{call, detail_of(m, fused_add, x), fused_add ? 0 : kOnlyResult};
+        if (output != m.tensor(norm.x).dtype) call.kwarg("out_dtype", output);
+        return Replacement{call, detail_of(m, fused_add, norm.x), fused_add ? 0 : kOnlyResult};
       });
 }
 

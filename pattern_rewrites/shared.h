@@ -1,6 +1,7 @@
 // Pieces that several rules use.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -71,6 +72,35 @@ inline const graph::Value& attribute_of(const Match& match, const Pattern& patte
 inline Verdict require_number(const graph::Value& value, const std::string& name) {
   return number_in(value) ? ok() : because(name + " is not a literal number");
 }
+
+// RMSNorm of `x`, defined in rms_norm.cpp: `y` is the normalised value. A call that replaces it fits where all three
+// requirements hold.
+struct NormPattern {
+  Pattern x, y, weight, offset_weight, eps, variance, early, one_plus;
+
+  std::optional<Pattern> weight_of(const Match& m) const;
+};
+
+NormPattern norm_of(const Pattern& x);
+Verdict require_norm_weight(const Match& m, const NormPattern& norm);
+Verdict require_norm_dtypes(const Match& m, const NormPattern& norm);
+Verdict require_norm_roundings(const Match& m, const NormPattern& norm);
+
+// Rotary embedding of `x`, defined in rope.cpp: `y` is the rotated value, the root of the match. A call that replaces
+// it fits where the first three requirements hold of query and key, and the last of both.
+struct RotationPattern {
+  Pattern x, y, cos, sin, turning, rotated, rest;
+};
+
+inline constexpr auto kNoSecondRotation = "no second rotation by the same cos and sin stands next to it";
+
+RotationPattern rotation_of(const Pattern& x);
+Verdict require_tables(const Match& m, const RotationPattern& rotation);
+Verdict require_rotated_dtype(const Match& m, const RotationPattern& rotation);
+Verdict require_parts(const Match& m, const RotationPattern& rotation);
+Verdict require_alike(const Match& query, const Match& key, const RotationPattern& rotation);
+// The keywords that say where the call must make a result contiguous.
+void add_layouts(Expr& call, const Match& query, const Match& key, const RotationPattern& rotation);
 
 // What both loss rules hand to their op, and what F.cross_entropy takes but the ops do not.
 inline std::string reduction_of(const Match& match, const Pattern& cross_entropy) {

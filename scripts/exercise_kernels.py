@@ -43,6 +43,18 @@ def rotations(dtype: torch.dtype) -> None:
             backward(*ops.rope(query, key, cos, sin, contiguous_key=True))
 
 
+def normed_rotations(dtype: torch.dtype) -> None:
+    for head_dim, rotary_dim in ((64, 64), (128, 128), (80, 32), (10, 6), (512, 512)):
+        query = tensor(2, 333, 4, head_dim, dtype=dtype).transpose(1, 2)
+        key = tensor(2, 333, 2, head_dim, dtype=dtype).transpose(1, 2)
+        for wide_tables, wide_weights in itertools.product((False, True), repeat=2):
+            table_dtype, weight_dtype = (torch.float32 if wide else dtype for wide in (wide_tables, wide_weights))
+            cos, sin = (torch.randn(1, 1, 333, rotary_dim, device="cuda").to(table_dtype) for _ in range(2))
+            weights = [tensor(head_dim, dtype=weight_dtype) for _ in range(2)]
+            backward(*ops.norm_rope(query, key, *weights, cos, sin, 1e-6, contiguous_key=True))
+        backward(*ops.norm_rope(query, key, None, None, cos, sin, 1e-6))
+
+
 def gates(dtype: torch.dtype) -> None:
     for width, activation in itertools.product((7, 112, 4096), ("silu", "gelu", "gelu_tanh")):
         backward(ops.glu(*(tensor(5, width, dtype=dtype) for _ in range(2)), activation=activation))
@@ -101,7 +113,7 @@ def main() -> None:
         if with_products:
             heads(dtype)
             units(dtype)
-        for exercise in (norms, rotations, gates):
+        for exercise in (norms, rotations, normed_rotations, gates):
             exercise(dtype)
         torch.cuda.synchronize()
         print(dtype, "done", flush=True)

@@ -31,6 +31,20 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "rope_backward(Tensor grad_query, Tensor grad_key, Tensor cos, Tensor sin, *, int[] query_order=[], "
       "int[] key_order=[]) -> (Tensor, Tensor)");
 
+  m.def(
+      "norm_rope(Tensor query, Tensor key, Tensor? query_weight, Tensor? key_weight, Tensor cos, Tensor sin, "
+      "float eps, *, float weight_offset=0.0, bool contiguous_query=False, bool contiguous_key=False) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "norm_rope_forward(Tensor query, Tensor key, Tensor? query_weight, Tensor? key_weight, Tensor cos, Tensor sin, "
+      "float eps, *, float weight_offset=0.0, bool contiguous_query=False, bool contiguous_key=False) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "norm_rope_backward(Tensor grad_query_out, Tensor grad_key_out, Tensor query, Tensor key, Tensor? query_weight, "
+      "Tensor? key_weight, Tensor cos, Tensor sin, float eps, *, float weight_offset, bool needs_query_weight_grad, "
+      "bool needs_key_weight_grad) "
+      "-> (Tensor grad_query, Tensor grad_key, Tensor grad_query_weight, Tensor grad_key_weight)");
+
   m.def("glu(Tensor gate, Tensor up, *, str activation) -> Tensor");
   m.def("glu_forward(Tensor gate, Tensor up, *, str activation) -> Tensor");
   m.def(

@@ -132,13 +132,17 @@ class Run {
     return check_site(proposal.site);
   }
 
+  void refuse(Refusal refusal) {
+    if (refusal.rule->reports_refusals()) refusals_.push_back(std::move(refusal));
+  }
+
   void note_refusal(const Rule& rule, NodeId root, const Matcher::Outcome& outcome) {
     const Failure& failure = outcome.failure;
     if (outcome.complete || outcome.budget_exhausted) {
       const NodeId where = outcome.distinctive == graph::kNoNode ? root : outcome.distinctive;
-      refusals_.push_back({&rule, Record::Kind::declined, where, failure.depth, failure.reason});
+      refuse({&rule, Record::Kind::declined, where, failure.depth, failure.reason});
     } else if (outcome.distinctive != graph::kNoNode) {
-      refusals_.push_back({&rule, Record::Kind::near_miss, outcome.distinctive, failure.depth, failure.reason});
+      refuse({&rule, Record::Kind::near_miss, outcome.distinctive, failure.depth, failure.reason});
     }
   }
 
@@ -172,7 +176,7 @@ class Run {
         }
         reason = verdict.reason();
       }
-      refusals_.push_back({&rule, Record::Kind::declined, found[i].matches.front().root(), 0, reason});
+      refuse({&rule, Record::Kind::declined, found[i].matches.front().root(), 0, reason});
     }
     return pairs;
   }

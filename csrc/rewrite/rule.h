@@ -42,6 +42,11 @@ class Rule {
     distinctive_ = std::move(distinctive);
     return *this;
   }
+  // For a rule that joins what other rules replace one by one: they take the place where it refuses, or say why not.
+  Rule& leave_refusals_to_others() {
+    reports_refusals_ = false;
+    return *this;
+  }
   Rule& require(Precondition precondition) {
     preconditions_.push_back(std::move(precondition));
     return *this;
@@ -66,6 +71,7 @@ class Rule {
   const std::string& name() const { return name_; }
   const Pattern& root() const { return *root_; }
   const Pattern* distinctive() const { return distinctive_ ? &*distinctive_ : nullptr; }
+  bool reports_refusals() const { return reports_refusals_; }
   const std::vector<Precondition>& preconditions() const { return preconditions_; }
   bool pairs() const { return !shared_.empty(); }
   const std::vector<Pattern>& shared() const { return shared_; }
@@ -79,6 +85,7 @@ class Rule {
   std::string name_;
   std::optional<Pattern> root_;
   std::optional<Pattern> distinctive_;
+  bool reports_refusals_ = true;
   std::vector<Precondition> preconditions_;
   std::vector<Pattern> shared_;
   std::string reason_if_alone_;

@@ -41,12 +41,24 @@ NodeId source_of_identity(const CanonicalGraph& view, NodeId identity) {
   return view.resolve(identity);
 }
 
-// The identity nodes through which the operations read each other and the captured values.
+// A chunk or split that a slice is a piece of, where an operation of the site makes what it takes apart: it goes with
+// that value.
+bool takes_apart(const CanonicalGraph& view, NodeId slice, NodeId input, const std::vector<NodeId>& operations) {
+  if (view[slice].op != Op::slice || view.graph()[input].tensor || view.graph()[input].size) return false;
+  return contains(operations, view[slice].operands.front().node);
+}
+
+// The identity nodes through which the operations read each other and the captured values, and what takes values of
+// theirs apart.
 std::vector<NodeId> identities_between(const CanonicalGraph& view, const std::vector<NodeId>& operations,
                                        const std::vector<NodeId>& captured) {
   std::vector<NodeId> identities;
   for (NodeId id : operations) {
     for (NodeId input : graph::inputs_of(view.graph()[id])) {
+      if (takes_apart(view, id, input, operations)) {
+        identities.push_back(input);
+        input = graph::inputs_of(view.graph()[input]).front();
+      }
       while (view[input].op == Op::identity && !contains(captured, input) && !contains(operations, input)) {
         identities.push_back(input);
         input = source_of_identity(view, input);

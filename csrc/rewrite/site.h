@@ -11,7 +11,7 @@ struct Site {
   const CanonicalGraph* view = nullptr;
   NodeId anchor = graph::kNoNode;  // where the call goes: the last root
   std::vector<NodeId> operations;  // matched nodes, sorted
-  std::vector<NodeId> identities;  // nodes between them that change nothing, sorted
+  std::vector<NodeId> identities;  // nodes between them that change nothing or take a value apart, sorted
   std::vector<NodeId> captured;    // nodes that the call may read, sorted
   std::vector<Result> results;     // roots and declared outputs that something outside uses
 

@@ -30,7 +30,7 @@ def test_explain_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: P
     tiny_config("qwen3", num_hidden_layers=5).save_pretrained(tmp_path)
     status, out, _ = run(capsys, "explain", str(tmp_path))
     assert status == 0
-    assert "  rms_norm 9   " in out
+    assert "  rms_norm 5   norm_rope 2   " in out
 
 
 def test_explain_something_else(capsys: pytest.CaptureFixture[str]) -> None:

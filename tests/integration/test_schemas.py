@@ -53,7 +53,7 @@ def test_every_call_fits_its_schema(op: str) -> None:
 
 def test_fixtures_hold_calls_of_every_front_op() -> None:
     assert set(CALLS) == {
-        "rms_norm", "add_rms_norm", "rope", "glu", "glu_packed", "cross_entropy", "linear_cross_entropy",
+        "rms_norm", "add_rms_norm", "rope", "norm_rope", "glu", "glu_packed", "cross_entropy", "linear_cross_entropy",
         "linear_cross_entropy_with_logits",
     }  # fmt: skip
 

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from rope_cases import DTYPES, FROZEN, LAYOUTS, eager_one, equal, heads_first, in_order, projections, strides, tables
 from torch import Tensor
 
 import liger_compile.ops  # noqa: F401
-from numerics import assert_as_accurate_as_eager, random_tensor
+from numerics import assert_as_accurate_as_eager
 
 fused = torch.ops.liger.rope
 backward = torch.ops.liger.rope_backward
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-FROZEN = ("cos", "sin")
-
-
-def eager_turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
-
-
-def eager_one(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    rotary_dim = cos.shape[-1]
-    if rotary_dim == x.shape[-1]:
-        return eager_turned(x, cos, sin)
-    return torch.cat((eager_turned(x[..., :rotary_dim], cos, sin), x[..., rotary_dim:]), dim=-1)
 
 
 def eager(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return eager_one(query, cos, sin), eager_one(key, cos, sin)
-
-
-def _tables(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """cos and sin of random angles, so that their halves differ."""
-    angles = torch.rand(tuple(shape), generator=generator, dtype=torch.float64) * 6.3
-    return angles.cos().to(dtype).to(device), angles.sin().to(dtype).to(device)
-
-
-def _heads_first(
-    batch: int, heads: int, length: int, head_dim: int, generator: torch.Generator, **where: Any
-) -> Tensor:
-    """[batch, heads, length, head_dim] as models make it: a transposed view of a projection."""
-    return random_tensor((batch, length, heads, head_dim), generator, **where).transpose(1, 2)
 
 
 def _llama(
@@ -61,9 +34,9 @@ def _llama(
     def make(generator: torch.Generator) -> dict[str, Tensor]:
         where = {"dtype": dtype, "device": device}
         table_shape = (table_batch, 1, length, rotary_dim or head_dim)
-        cos, sin = _tables(table_shape, generator, table_dtype or dtype, device)
-        query = _heads_first(2, heads[0], length, head_dim, generator, **where)
-        key = _heads_first(2, heads[1], length, head_dim, generator, **where)
+        cos, sin = tables(table_shape, generator, table_dtype or dtype, device)
+        query = heads_first(2, heads[0], length, head_dim, generator, **where)
+        key = heads_first(2, heads[1], length, head_dim, generator, **where)
         return {"query": query, "key": key, "cos": cos, "sin": sin}
 
     return make
@@ -99,63 +72,27 @@ def test_heads_and_lengths(heads: tuple[int, int], length: int, device: str) -> 
     _check(_llama(torch.float32, device, heads=heads, length=length, head_dim=16, table_batch=1))
 
 
-# name: shapes of query, key, cos; the dims of query and key in memory, outermost first
-LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
-    "contiguous [B, H, S, D]": ((2, 4, 9, 32), (2, 2, 9, 32), (2, 1, 9, 32), (0, 1, 2, 3)),
-    "contiguous, one table": ((2, 4, 9, 32), (2, 2, 9, 32), (1, 1, 9, 32), (0, 1, 2, 3)),
-    "[B, S, H, D]": ((2, 9, 4, 32), (2, 9, 2, 32), (2, 9, 1, 32), (0, 1, 2, 3)),
-    "[B, S, H, D], one table": ((2, 9, 4, 32), (2, 9, 2, 32), (1, 9, 1, 32), (0, 1, 2, 3)),
-    "[B, H, S, D] of [S, B, H, D]": ((2, 4, 9, 32), (2, 2, 9, 32), (1, 1, 9, 32), (2, 0, 1, 3)),
-    "channels not innermost": ((2, 4, 9, 32), (2, 2, 9, 32), (1, 1, 9, 32), (0, 1, 3, 2)),
-    "a table per head": ((2, 4, 9, 32), (2, 4, 9, 32), (2, 4, 9, 32), (0, 2, 1, 3)),
-    "one table in all": ((2, 4, 9, 32), (2, 2, 9, 32), (1, 1, 1, 32), (0, 2, 1, 3)),
-    "other lengths": ((2, 4, 9, 32), (2, 2, 5, 32), (1, 1, 1, 32), (0, 2, 1, 3)),
-    "other batches": ((2, 4, 9, 32), (1, 2, 9, 32), (1, 1, 9, 32), (0, 2, 1, 3)),
-    "[S, H, D]": ((9, 4, 32), (9, 2, 32), (9, 1, 32), (0, 1, 2)),
-    "[H, S, D] of [S, H, D]": ((4, 9, 32), (2, 9, 32), (1, 9, 32), (1, 0, 2)),
-    "[S, D]": ((9, 32), (9, 32), (9, 32), (0, 1)),
-    "[H, D]": ((4, 32), (9, 32), (1, 32), (0, 1)),
-}
-
-
-def _in_order(shape: Sequence[int], order: Sequence[int], generator: torch.Generator, **where: Any) -> Tensor:
-    values = random_tensor([shape[dim] for dim in order], generator, **where)
-    return values.permute([list(order).index(dim) for dim in range(len(order))])
-
-
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_layouts(layout: Any, dtype: torch.dtype, device: str) -> None:
     query_shape, key_shape, table_shape, order = layout
 
     def make(generator: torch.Generator) -> dict[str, Tensor]:
-        cos, sin = _tables(table_shape, generator, dtype, device)
-        tensors = [_in_order(shape, order, generator, dtype=dtype, device=device) for shape in (query_shape, key_shape)]
+        cos, sin = tables(table_shape, generator, dtype, device)
+        tensors = [in_order(shape, order, generator, dtype=dtype, device=device) for shape in (query_shape, key_shape)]
         return {"query": tensors[0], "key": tensors[1], "cos": cos, "sin": sin}
 
     _check(make)
     inputs = make(torch.Generator().manual_seed(0))
     for ours, theirs in zip(fused(**inputs), eager(**inputs), strict=True):
-        assert _strides(ours) == _strides(theirs)
-
-
-def _strides(tensor: Tensor) -> list[int]:
-    """Those that matter."""
-    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
-
-
-def _projections(dtype: torch.dtype, device: str, gap: int = 0) -> tuple[Tensor, Tensor]:
-    """Query and key as slices of one packed projection, `gap` elements apart from a 16-byte boundary."""
-    packed = random_tensor((2, 9, 8 * 32 + gap), torch.Generator().manual_seed(1), dtype=dtype, device=device)
-    query, key = packed[..., gap : gap + 4 * 32], packed[..., gap + 4 * 32 : gap + 6 * 32]
-    return query.unflatten(-1, (4, 32)).transpose(1, 2), key.unflatten(-1, (2, 32)).transpose(1, 2)
+        assert strides(ours) == strides(theirs)
 
 
 @pytest.mark.parametrize("gap", [0, 1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_packed_projection(dtype: torch.dtype, gap: int, device: str) -> None:
-    query, key = _projections(dtype, device, gap)
-    cos, sin = _tables((1, 1, 9, 32), torch.Generator().manual_seed(0), dtype, device)
+    query, key = projections(dtype, device, gap)
+    cos, sin = tables((1, 1, 9, 32), torch.Generator().manual_seed(0), dtype, device)
     expected = fused(query.contiguous(), key.contiguous(), cos, sin)
     for ours, same, theirs in zip(fused(query, key, cos, sin), expected, eager(query, key, cos, sin), strict=True):
         assert torch.equal(ours, same)
@@ -164,20 +101,16 @@ def test_packed_projection(dtype: torch.dtype, gap: int, device: str) -> None:
 
 @pytest.mark.parametrize("gap", [0, 1, 4])
 def test_tables_of_any_stride(gap: int, device: str) -> None:
-    query, key = _projections(torch.bfloat16, device)
+    query, key = projections(torch.bfloat16, device)
     for dtype in (torch.float32, torch.bfloat16):
-        cos, sin = _tables((2, 1, 9, 33 + gap), torch.Generator().manual_seed(0), dtype, device)
+        cos, sin = tables((2, 1, 9, 33 + gap), torch.Generator().manual_seed(0), dtype, device)
         cos, sin = cos[..., gap : gap + 32], sin[..., gap : gap + 32]
         expected = fused(query, key, cos.contiguous(), sin.contiguous())
-        assert _equal(fused(query, key, cos, sin), expected)
+        assert equal(fused(query, key, cos, sin), expected)
         columns = cos.transpose(-1, -2).contiguous().transpose(-1, -2)
-        assert _equal(fused(query, key, columns, sin), expected)
+        assert equal(fused(query, key, columns, sin), expected)
         one, two = cos[:1], sin[:1].expand(2, 1, 9, 32)
-        assert _equal(fused(query, key, one.expand(2, 4, 9, 32)[:, :1], two), fused(query, key, one, two[:1]))
-
-
-def _equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert equal(fused(query, key, one.expand(2, 4, 9, 32)[:, :1], two), fused(query, key, one, two[:1]))
 
 
 @pytest.mark.parametrize("rotary_dim", [32, 16])
@@ -185,17 +118,17 @@ def _equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 def test_contiguous_results(packed: bool, rotary_dim: int, device: str) -> None:
     """The flags, against torch.cat as the last operation of partial and of full rotation."""
     if packed:
-        query, key = _projections(torch.float32, device)
+        query, key = projections(torch.float32, device)
     else:
         query, key, _, _ = _llama(torch.float32, device, head_dim=32, length=9)(
             torch.Generator().manual_seed(0)
         ).values()
-    cos, sin = _tables((1, 1, 9, rotary_dim), torch.Generator().manual_seed(0), torch.float32, device)
+    cos, sin = tables((1, 1, 9, rotary_dim), torch.Generator().manual_seed(0), torch.float32, device)
     plain = fused(query, key, cos, sin)
     joined = [torch.cat((x[..., :16], x[..., 16:]), dim=-1) for x in (query, key)]
     for query_flag, key_flag in ((True, True), (True, False), (False, True)):
         results = fused(query, key, cos, sin, contiguous_query=query_flag, contiguous_key=key_flag)
-        assert _equal(results, plain)
+        assert equal(results, plain)
         for result, default, cat, flag in zip(results, plain, joined, (query_flag, key_flag), strict=True):
             assert result.stride() == (cat if flag else default).stride()
 
@@ -216,13 +149,13 @@ def test_empty(shape: tuple[int, ...], device: str) -> None:
 def test_no_rotation(device: str) -> None:
     query, key = torch.randn(2, 3, 8, device=device), torch.randn(2, 1, 8, device=device)
     none = torch.empty(2, 1, 0, device=device)
-    assert _equal(fused(query, key, none, none), (query, key))
+    assert equal(fused(query, key, none, none), (query, key))
 
 
 def test_infinities_stay_where_they_are(device: str) -> None:
     query = torch.ones(3, 12, device=device)
     query[1, 11] = torch.inf
-    cos, sin = _tables((3, 8), torch.Generator().manual_seed(0), torch.float32, device)
+    cos, sin = tables((3, 8), torch.Generator().manual_seed(0), torch.float32, device)
     assert torch.isfinite(fused(query, query, cos, sin)[0]).sum() == 35
 
 
@@ -273,7 +206,7 @@ def test_without_gradients(device: str) -> None:
         with mode():
             outs = fused(**inputs)
         assert not any(out.requires_grad for out in outs)
-        assert _equal(outs, expected)
+        assert equal(outs, expected)
 
 
 def test_tables_must_not_require_gradients(device: str) -> None:
@@ -346,7 +279,7 @@ def test_wrong_order(device: str) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_opcheck(packed: bool, device: str) -> None:
     inputs = _llama(torch.float32, device, length=9, head_dim=32)(torch.Generator().manual_seed(0))
-    query, key = _projections(torch.float32, device) if packed else (inputs["query"], inputs["key"])
+    query, key = projections(torch.float32, device) if packed else (inputs["query"], inputs["key"])
     query, key = query.detach().requires_grad_(), key.detach().requires_grad_()
     tables = inputs["cos"], inputs["sin"]
     torch.library.opcheck(fused, (query, key, *tables))

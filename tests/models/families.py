@@ -20,19 +20,20 @@ from numerics import check_pooled
 SEEDS = (0, 1, 2)
 
 COUNTS: dict[str, dict[str, int]] = {
-    family: {"rms_norm": norms, "rope": 2, "glu": 2, "linear_cross_entropy": 1, "attention_mask": 2}
-    for family, norms in {
-        "llama": 5,
-        "mistral": 5,
-        "qwen2": 5,
-        "qwen3": 9,
-        "phi3": 5,
-        "gemma": 5,
-        "gemma2": 9,
-        "olmo2": 9,
-        "granite": 5,
-        "smollm3": 5,
-    }.items()
+    family: {"rms_norm": norms, rotations: 2, "glu": 2, "linear_cross_entropy": 1, "attention_mask": 2}
+    for family, norms, rotations in (
+        ("llama", 5, "rope"),
+        ("mistral", 5, "rope"),
+        ("qwen2", 5, "rope"),
+        ("qwen3", 5, "norm_rope"),
+        ("phi3", 5, "rope"),
+        ("gemma", 5, "rope"),
+        ("gemma2", 9, "rope"),
+        ("gemma3_text", 9, "norm_rope"),
+        ("olmo2", 9, "rope"),
+        ("granite", 5, "rope"),
+        ("smollm3", 5, "rope"),
+    )
 }
 
 

@@ -44,7 +44,7 @@ def test_family_is_rewritten_and_right(family: str, dtype: torch.dtype, checkpoi
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "olmo2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "olmo2", "qwen3"])
 def test_family_under_inductor(family: str, dtype: torch.dtype, device: str) -> None:
     check_family(family, dtype, device, "inductor", checkpointing=False)
 

@@ -314,6 +314,15 @@ void add_without(const Graph& graph, const Place& place, const Node& node, std::
   variants.push_back({"%" + node.name + " left out", draft.finish()});
 }
 
+// The call repeats the node, whatever its arguments are.
+bool is_repeated(const rewrite::Expr& call, const std::string& name) {
+  const auto repeats = [&](const rewrite::Argument& argument) {
+    const auto* nested = std::get_if<std::shared_ptr<const rewrite::Expr>>(&argument);
+    return nested != nullptr && is_repeated(**nested, name);
+  };
+  return call.op == "like:" + name || std::any_of(call.args.begin(), call.args.end(), repeats);
+}
+
 std::vector<NodeId> with_piece_makers(const Graph& graph, const Place& place) {
   std::vector<NodeId> ids = place.interior;
   for (NodeId id : place.inputs) {
@@ -331,7 +340,7 @@ std::vector<Variant> other_literals(const Graph& graph, const Place& place) {
     add_steps(graph, node, variants);
     add_reversed_concat(graph, node, variants);
     add_without(graph, place, node, variants);
-    if (is_told_by_shape(node)) continue;
+    if (is_told_by_shape(node) || is_repeated(place.edit->call, node.name)) continue;
     for (std::size_t leaf = 0; leaf < count_leaves(node); ++leaf) {
       const Value before = leaf_of(node, leaf);
       for (const Value& after : others_of(before)) {

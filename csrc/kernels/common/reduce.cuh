@@ -25,6 +25,13 @@ __device__ inline T warp_reduce(T value, Combine combine = {}) {
   return value;
 }
 
+// As warp_reduce, where the groups' width is known when the kernel is launched. It is the same for the whole warp.
+template <int kWarp, typename T>
+__device__ inline T group_sum(T value, int width) {
+  for (int lanes = width / 2; lanes > 0; lanes /= 2) value += shuffle_xor<kWarp>(value, lanes);
+  return value;
+}
+
 // Over all kThreads threads of the block. `shared` holds kThreads / kWarp values; the caller may reuse it after its own
 // next barrier.
 template <int kWarp, int kThreads, typename T, typename Combine = Sum>

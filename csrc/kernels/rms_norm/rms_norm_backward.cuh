@@ -5,6 +5,7 @@
 // A thread keeps the same columns for all its rows, so it sums their weight gradients in registers.
 #pragma once
 
+#include "kernels/common/column_sum.cuh"
 #include "kernels/rms_norm/rms_norm.cuh"
 
 namespace liger::kernels::gpu {
@@ -223,28 +224,6 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_backward_wide_kernel(co
   }
 }
 
-// The sum over `count` partial rows, each thread of a column taking every kRows-th, then in the order of the threads.
-template <typename Weight>
-__global__ void __launch_bounds__(1024)
-    column_sum_kernel(const float* partials, std::int64_t count, std::int64_t width, Weight* out) {
-  constexpr int kColumns = 32, kRows = 32;
-  __shared__ double sums[kRows][kColumns + 1];
-  const int x = static_cast<int>(threadIdx.x) % kColumns, y = static_cast<int>(threadIdx.x) / kColumns;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kColumns + x;
-  double sum = 0.0;
-  if (column < width) {
-#pragma unroll 8
-    for (std::int64_t row = y; row < count; row += kRows) sum += partials[row * width + column];
-  }
-  sums[y][x] = sum;
-  __syncthreads();
-  if (y != 0 || column >= width) return;
-  double total = 0.0;
-#pragma unroll
-  for (int row = 0; row < kRows; ++row) total += sums[row][x];
-  out[column] = from_float<Weight>(static_cast<float>(total));
-}
-
 template <typename Hidden, typename Weight, typename Out>
 class RmsNormBackward {
  public:
@@ -302,10 +281,7 @@ class RmsNormBackward {
   }
 
   Status add_partials(unsigned count) const {
-    if (args_.grad_weight == nullptr) return Status();
-    column_sum_kernel<Weight><<<grid_for(args_.width, 32), 1024, 0, stream_>>>(args_.workspace, count, args_.width,
-                                                                               static_cast<Weight*>(args_.grad_weight));
-    return launch_status();
+    return add_columns<Weight>({args_.workspace, count, args_.grad_weight}, {}, args_.width, stream_);
   }
 
   const RmsNormBackwardArgs& args_;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/rope/rope.cuh"
+#include "kernels/rope/rope_width.h"
 
 namespace liger::kernels {
 
@@ -15,31 +16,6 @@ constexpr std::int64_t kHeadLanes = 8;       // of a block, where a position's h
 constexpr std::int64_t kHeadsPerThread = 8;  // about how many heads one read of the tables serves
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-void restrict_to(VectorWidth& width, const RopeLayout& strides) {
-  width.multiple(strides.head);
-  for (const std::int64_t stride : strides.positions) width.multiple(stride);
-}
-
-void restrict_to(VectorWidth& width, const RopeTable& table, ScalarType dtype) {
-  width.pointer(table.data, size_of(dtype));
-  for (const std::int64_t stride : table.strides) width.multiple(stride);
-}
-
-// How many neighbouring channels every row and table lets a thread move together.
-int vector_width(const RopeArgs& args) {
-  VectorWidth width(static_cast<int>(kVectorBytes / size_of(args.dtype)));
-  width.multiple(args.rotary_dim / 2).multiple(args.head_dim - args.rotary_dim);
-  for (const RopeOperand* operand : {&args.query, &args.key}) {
-    if (operand->heads == 0) continue;
-    width.pointer(operand->in, size_of(args.dtype)).pointer(operand->out, size_of(args.dtype));
-    restrict_to(width, operand->in_strides);
-    restrict_to(width, operand->out_strides);
-  }
-  restrict_to(width, args.cos, args.table_dtype);
-  restrict_to(width, args.sin, args.table_dtype);
-  return width.width();
-}
 
 // visitor(channels a thread moves together): 16 bytes, half of that, or one element.
 template <typename T, typename Visitor>
@@ -85,12 +61,12 @@ RopeLaunch plan(const RopeArgs& args, std::int64_t positions, int vec) {
 }  // namespace
 
 Status rope(const RopeArgs& args, const LaunchContext& context) {
-  const std::int64_t positions = args.positions[0] * args.positions[1] * args.positions[2];
+  const std::int64_t positions = count_positions(args);
   if (positions == 0 || args.query.heads + args.key.heads == 0 || args.head_dim == 0) return Status();
   if (positions > INT_MAX) return Status("more positions than a grid can hold");
   return dispatch_rope_dtypes(args.dtype, args.table_dtype, [&](auto type, auto table) {
     using T = typename decltype(type)::type;
-    with_vector_width<T>(vector_width(args), [&](auto vec) {
+    with_vector_width<T>(vector_width(args).width(), [&](auto vec) {
       const RopeLaunch launch = plan(args, positions, vec.value);
       gpu::rope_kernel<T, typename decltype(table)::type, vec.value>
           <<<launch.grid, launch.block, 0, gpu::stream_of(context)>>>(args, launch.args);

@@ -86,18 +86,26 @@ __device__ inline Rotation<Table, kVec> load_rotation(const RopeArgs& args,
           load_signed<Table, kVec>(args.transpose ? sin : sin + half, -sign)};
 }
 
+// Turns channel e of a vector and its partner.
+template <typename Table, int kVec>
+__device__ inline void turn(const Rotation<Table, kVec>& rotation, int e, float& a, float& b) {
+  const float cos_a = gpu::to_float(rotation.cos_first.values[e]), sin_b = gpu::to_float(rotation.sin_first.values[e]);
+  const float cos_b = gpu::to_float(rotation.cos_second.values[e]),
+              sin_a = gpu::to_float(rotation.sin_second.values[e]);
+  const float turned_a = a * cos_a + b * sin_b;
+  b = b * cos_b + a * sin_a;
+  a = turned_a;
+}
+
 template <typename T, typename Table, int kVec>
 __device__ inline ChannelPair<T, kVec> turned(const ChannelPair<T, kVec>& x, const Rotation<Table, kVec>& rotation) {
   ChannelPair<T, kVec> out;
 #pragma unroll
   for (int e = 0; e < kVec; ++e) {
-    const float a = gpu::to_float(x.first.values[e]), b = gpu::to_float(x.second.values[e]);
-    const float cos_a = gpu::to_float(rotation.cos_first.values[e]),
-                sin_b = gpu::to_float(rotation.sin_first.values[e]);
-    const float cos_b = gpu::to_float(rotation.cos_second.values[e]),
-                sin_a = gpu::to_float(rotation.sin_second.values[e]);
-    out.first.values[e] = from_float<T>(a * cos_a + b * sin_b);
-    out.second.values[e] = from_float<T>(b * cos_b + a * sin_a);
+    float a = gpu::to_float(x.first.values[e]), b = gpu::to_float(x.second.values[e]);
+    turn(rotation, e, a, b);
+    out.first.values[e] = from_float<T>(a);
+    out.second.values[e] = from_float<T>(b);
   }
   return out;
 }

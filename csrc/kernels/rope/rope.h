@@ -52,6 +52,10 @@ struct RopeArgs {
 
 Status rope(const RopeArgs& args, const LaunchContext& context);
 
+LIGER_ALWAYS_INLINE std::int64_t count_positions(const RopeArgs& args) {
+  return args.positions[0] * args.positions[1] * args.positions[2];
+}
+
 // Are the heads of a position nearer in memory than neighbouring positions are?
 LIGER_ALWAYS_INLINE bool heads_are_neighbours(const RopeArgs& args) {
   const RopeLayout& strides = args.query.heads > 0 ? args.query.in_strides : args.key.in_strides;

@@ -6,7 +6,7 @@
 
 #include "kernels/common/cpu_isa.h"
 #include "kernels/common/row_block.h"
-#include "kernels/rope/rope.h"
+#include "kernels/rope/rope_positions.h"
 
 namespace liger::kernels {
 namespace LIGER_ISA_NAMESPACE {
@@ -25,17 +25,6 @@ struct Rotation {
 };
 
 LIGER_ALWAYS_INLINE std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
-LIGER_ALWAYS_INLINE void position_of(const RopeArgs& args, std::int64_t index, std::int64_t (&position)[3]) {
-  position[2] = index % args.positions[2];
-  const std::int64_t outer = index / args.positions[2];
-  position[1] = outer % args.positions[1];
-  position[0] = outer / args.positions[1];
-}
-
-LIGER_ALWAYS_INLINE std::int64_t offset_of(const std::int64_t (&position)[3], const std::int64_t (&strides)[3]) {
-  return position[0] * strides[0] + position[1] * strides[1] + position[2] * strides[2];
-}
 
 template <typename Table>
 void read_table(const Table* __restrict table, float* __restrict out, std::int64_t count, float factor) {
@@ -148,7 +137,7 @@ using namespace LIGER_ISA_NAMESPACE;
 
 template <>
 Status rope<LIGER_ISA_LEVEL>(const RopeArgs& args, const LaunchContext& context) {
-  const std::int64_t positions = args.positions[0] * args.positions[1] * args.positions[2];
+  const std::int64_t positions = count_positions(args);
   const std::int64_t elements = (args.query.heads + args.key.heads) * args.head_dim;  // of a position
   if (positions == 0 || elements == 0) return Status();
   const std::int64_t tile_positions = heads_are_neighbours(args) ? 1 : kTilePositions;

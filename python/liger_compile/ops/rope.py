@@ -60,10 +60,10 @@ class _RopeBackward(torch.autograd.Function):
         return *torch.ops.liger.rope(query, key, *ctx.saved_tensors), None, None, None
 
 
-def _refuse_table_gradients(cos: Tensor, sin: Tensor) -> None:
+def refuse_table_gradients(op: str, cos: Tensor, sin: Tensor) -> None:
     for name, table in (("cos", cos), ("sin", sin)):
         if table.requires_grad:
-            raise RuntimeError(f"liger::rope: {name} must not require a gradient, which the op has not; detach it")
+            raise RuntimeError(f"liger::{op}: {name} must not require a gradient, which the op has not; detach it")
 
 
 def _rope(
@@ -75,12 +75,13 @@ def _rope(
     contiguous_query: bool = False,
     contiguous_key: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    _refuse_table_gradients(cos, sin)
+    refuse_table_gradients("rope", cos, sin)
     layouts = {"contiguous_query": contiguous_query, "contiguous_key": contiguous_key}
     return _Rope.apply(query, key, cos, sin, layouts)
 
 
-def _turned_like(tensor: Tensor, contiguous: bool) -> Tensor:
+def turned_like(tensor: Tensor, contiguous: bool) -> Tensor:
+    """What a rotation of a tensor goes to."""
     return tensor.new_empty(tensor.shape) if contiguous else torch.empty_like(tensor)
 
 
@@ -93,7 +94,7 @@ def _fake(
     contiguous_query: bool = False,
     contiguous_key: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    return _turned_like(query, contiguous_query), _turned_like(key, contiguous_key)
+    return turned_like(query, contiguous_query), turned_like(key, contiguous_key)
 
 
 def _empty_in_order(tensor: Tensor, order: Sequence[int]) -> Tensor:
