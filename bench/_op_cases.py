@@ -60,6 +60,8 @@ def _all_cases(rows: int, dtype: torch.dtype, device: str) -> Iterator[Case]:
     yield norm_rope(rows, dtype, device)
     for width in (2816,) if small else (8192, 14336):
         yield glu(rows, width, dtype, device)
+    for hidden, width in ((256, 704),) if small else ((2048, 8192), (4096, 14336)):
+        yield gated_mlp(rows, hidden, width, dtype, device)
     vocab = 8192 if small else 128256
     yield cross_entropy(rows, vocab, dtype, device)
     for hidden in (512,) if small else (2048, 4096):
@@ -197,6 +199,40 @@ def glu(rows: int, width: int, dtype: torch.dtype, device: str) -> Case:
 
     # Theirs writes gradients over gate and up: what it computes is right only once, but takes as long every time.
     return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor, theirs)
+
+
+class _GatedMlp(torch.autograd.Function):
+    """A gated MLP by the ops that compiled graphs have in its place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        gate_weight, up_weight, down_weight = weights
+        gate, up, out = liger.mm_glu(x, gate_weight.t(), up_weight.t(), activation="silu")
+        ctx.save_for_backward(x, gate, up, *weights)
+        return liger.mm(out, down_weight.t())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x, gate, up, gate_weight, up_weight, down_weight = ctx.saved_tensors
+        grad_gate, grad_up, out = liger.mm_glu_backward(grad, down_weight, gate, up, activation="silu")
+        grad_x = liger.mm(grad_gate, gate_weight).add_(liger.mm(grad_up, up_weight))
+        of_weights = ((grad_gate, x), (grad_up, x), (grad, out))
+        return grad_x, *(liger.mm(outer.t(), inner) for outer, inner in of_weights)
+
+
+def gated_mlp(rows: int, hidden: int, width: int, dtype: torch.dtype, device: str) -> Case:
+    def reference(
+        x: torch.Tensor, gate_weight: torch.Tensor, up_weight: torch.Tensor, down_weight: torch.Tensor
+    ) -> torch.Tensor:
+        return F.linear(F.silu(F.linear(x, gate_weight)) * F.linear(x, up_weight), down_weight)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        x = _random(rows, hidden, dtype=dtype, device=device)
+        shapes = ((width, hidden), (width, hidden), (hidden, width))
+        return x, *(_random(*shape, dtype=dtype, device=device, scale=shape[1] ** -0.5) for shape in shapes)
+
+    # Bound by its matrix products.
+    return Case(f"gated_mlp {hidden}x{width}", inputs, reference, _GatedMlp.apply, None, None)
 
 
 def cross_entropy(rows: int, vocab: int, dtype: torch.dtype, device: str) -> Case:
