@@ -201,18 +201,37 @@ __device__ inline std::uint32_t narrow_fragment_address(const std::uint16_t* box
   return shared_address(box) + row * kRowBytes + ((static_cast<unsigned>(block) * 2 + lane / 16) ^ (row / 2 % 4)) * 16;
 }
 
-// Half a tile, as bfloat16, through shared memory to its place. By a warp group, whose fragments are those of
-// multiply_64x192x16.
-class HalfTileWriter {
+// What a warp group does with its tiles' sums, whose fragments are those of multiply_64x192x16: the part that all such
+// classes have. One thread of the group talks to the copy engine.
+class TileFinish {
+ public:
+  __device__ void end() {
+    if (copies_) wait_for_stores_to_read();
+  }
+
+ protected:
+  __device__ TileFinish(ProductShared& shared, int group)
+      : boxes_(shared.out[group]),
+        loaded_(shared.loaded[group]),
+        barrier_(1 + group),
+        copies_(threadIdx.x % kWarpGroup == 0) {}
+
+  std::uint16_t* boxes_;
+  Barrier* loaded_;
+  int barrier_;
+  bool copies_;
+};
+
+// Half a tile, as bfloat16, through shared memory to its place.
+class HalfTileWriter : public TileFinish {
  public:
   __device__ HalfTileWriter(ProductShared& shared, const CUtensorMap& out, int group)
-      : boxes_(shared.out[group]), out_(out), barrier_(1 + group) {}
+      : TileFinish(shared, group), out_(out) {}
 
   // change(8 floats of a block): before they are written.
   template <typename Change>
   __device__ void write(const float (&values)[kFragment], TilePlace place, Change&& change) {
-    const bool is_first = threadIdx.x % kWarpGroup == 0;
-    if (is_first) wait_for_stores_to_read();
+    if (copies_) wait_for_stores_to_read();
     group_sync(barrier_);
     for_blocks(values, [&](float(&v)[8], int block) {
       constexpr int kBlocks = kBoxColumns / 16;
@@ -223,20 +242,14 @@ class HalfTileWriter {
     });
     publish_shared();
     group_sync(barrier_);
-    if (!is_first) return;
+    if (!copies_) return;
     for (int box = 0; box < kTileColumns / kBoxColumns; ++box)
       store_tile(out_, boxes_ + box * kBox, place.column + box * kBoxColumns, place.row);
     commit_stores();
   }
 
-  __device__ void end() {
-    if (threadIdx.x % kWarpGroup == 0) wait_for_stores_to_read();
-  }
-
  private:
-  std::uint16_t* boxes_;
   const CUtensorMap& out_;
-  int barrier_;
 };
 
 __device__ inline void init_barriers(ProductShared& shared) {

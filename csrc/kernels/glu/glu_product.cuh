@@ -23,19 +23,16 @@ __device__ inline float half_of(std::uint32_t pair, int which) {
 // A thread has gate and up of the same places: they are the first and the second half of its columns. 32 of those go to
 // memory at a time, through one of two slots of shared memory.
 template <Activation kActivation>
-class GluTile {
+class GluTile : public TileFinish {
  public:
   __device__ GluTile(const GluProduct& product, ProductShared& shared, int group)
-      : product_(product), boxes_(shared.out[group]), barrier_(1 + group), copies_(threadIdx.x % kWarpGroup == 0) {}
+      : TileFinish(shared, group), product_(product) {}
 
   __device__ void begin(TilePlace) const {}
   __device__ void finish(const float (&sums)[2][kFragment], TilePlace place) {
     const TilePlace upper = {place.row, place.column / 2};
     finish_half<0>(sums[0], upper);
     finish_half<1>(sums[1], {upper.row + kHalfRows, upper.column});
-  }
-  __device__ void end() {
-    if (copies_) wait_for_stores_to_read();
   }
 
  private:
@@ -84,22 +81,15 @@ class GluTile {
   }
 
   const GluProduct& product_;
-  std::uint16_t* boxes_;
-  int barrier_;
-  bool copies_;
 };
 
 // gate and up come to one of three slots of shared memory and leave it as their gradients, 32 columns at a time; out
 // has two slots beside them.
 template <Activation kActivation>
-class GluGradientTile {
+class GluGradientTile : public TileFinish {
  public:
   __device__ GluGradientTile(const GluProduct& product, ProductShared& shared, int group)
-      : product_(product),
-        boxes_(shared.out[group]),
-        loaded_(shared.loaded[group]),
-        barrier_(1 + group),
-        copies_(threadIdx.x % kWarpGroup == 0) {}
+      : TileFinish(shared, group), product_(product) {}
 
   __device__ void begin(TilePlace place) {
     if (!copies_) return;
@@ -110,9 +100,6 @@ class GluGradientTile {
     finish_half<0>(sums[0], place);
     finish_half<1>(sums[1], place);
     ++tiles_;
-  }
-  __device__ void end() {
-    if (copies_) wait_for_stores_to_read();
   }
 
  private:
@@ -189,10 +176,6 @@ class GluGradientTile {
   }
 
   const GluProduct& product_;
-  std::uint16_t* boxes_;
-  Barrier* loaded_;
-  int barrier_;
-  bool copies_;
   int tiles_ = 0;
 };
 

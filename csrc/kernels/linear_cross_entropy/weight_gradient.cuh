@@ -22,14 +22,10 @@ struct WeightGradient {
 
 // Adds a tile to what is there, box by box. Two boxes of both parts are in shared memory at a time: while one is added
 // to, the next one is on its way.
-class WeightGradientTile {
+class WeightGradientTile : public TileFinish {
  public:
   __device__ WeightGradientTile(const WeightGradient& gradient, ProductShared& shared, int group)
-      : gradient_(gradient),
-        boxes_(shared.out[group]),
-        loaded_(shared.loaded[group]),
-        barrier_(1 + group),
-        copies_(threadIdx.x % kWarpGroup == 0) {}
+      : TileFinish(shared, group), gradient_(gradient) {}
 
   __device__ void begin(TilePlace place) {
     if (!copies_) return;
@@ -41,10 +37,6 @@ class WeightGradientTile {
     add_half<0>(sums[0], place);
     add_half<1>(sums[1], place);
     ++tiles_;
-  }
-
-  __device__ void end() {
-    if (copies_) wait_for_stores_to_read();
   }
 
  private:
@@ -178,10 +170,6 @@ class WeightGradientTile {
   }
 
   const WeightGradient& gradient_;
-  std::uint16_t* boxes_;
-  Barrier* loaded_;
-  int barrier_;
-  bool copies_;
   int tiles_ = 0;
 };
 

@@ -9,6 +9,12 @@ int64 or int32 with one element per token, of any shape.
 Where gradients are wanted and the loss is a single value, the forward pass computes them chunk by chunk for an upstream
 gradient of 1, and the backward pass multiplies; both round to the dtype of the arguments. The gradient of the weight is
 accumulated in float32, in the memory that its rounded form needs and as much again.
+
+On a GPU of compute capability 9.0, in bfloat16 without bias, softcap, label smoothing and z-loss, with a positive
+logit_scale and rows that start at multiples of 16 bytes, logits are not rounded, and of a chunk's logits only their
+exponentials are kept; without gradients nothing is. There the sums of the weight's gradient over chunks are rounded to
+24 bits after each chunk, and take half as much memory beside the result as that itself.
+
 With reduction "none" the backward pass makes the logits again, and folds the upstream gradient of each token in.
 
 `liger::linear_cross_entropy_with_logits` also returns the logits, after bias, scale and softcap: [..., V] in the dtype
