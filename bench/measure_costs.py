@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,20 @@ def costs_of(ladder: Ladder) -> dict[str, Any]:
     return {"fewest_elements": fewest_elements(ladder), "sizes": sizes}
 
 
-def measure_inner(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The costs of all rules with one inner compiler."""
+def measure_inner(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The costs of all rules with one inner compiler, as they are known after each cell."""
     compile_ahead(arguments)
     ladders: dict[str, Ladder] = {}
     for cell, options in in_cells(arguments):
         add_to(ladders, measure(options), arguments.tolerance)
         free_memory()
         print(f"{arguments.inner}, {cell}", flush=True)
-    return {rule: costs_of(ladder) for rule, ladder in sorted(ladders.items())}
+        yield {rule: costs_of(ladder) for rule, ladder in sorted(ladders.items())}
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def print_costs(inner: str, costs: dict[str, Any]) -> None:
@@ -102,10 +108,10 @@ def main() -> None:
     chosen = " ".join(f"--{name} {getattr(arguments, name)}" for name in _NAMED if getattr(arguments, name))
     content: dict[str, Any] = {**machine(arguments.device), "found_by": f"bench/measure_costs.py {chosen}"}
     for arguments.inner in inner_compilers:
-        content[arguments.inner] = measure_inner(arguments)
+        for costs in measure_inner(arguments):
+            content[arguments.inner] = costs
+            write(arguments.json, content)  # now, so that a run that is cut off leaves what it measured
         print_costs(arguments.inner, content[arguments.inner])
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     family = device_family(torch.device(arguments.device))
     print(f"\n{content['device']}; {cache_use()}; {arguments.json}")
     if family:
