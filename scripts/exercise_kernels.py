@@ -100,6 +100,9 @@ def units(dtype: torch.dtype) -> None:
         weight = down_weight.t().contiguous()
         ops.mm_glu_backward(a, weight, gate, up, activation=activation)
         ops.mm_glu_backward_(a, weight, gate, up, activation=activation)
+        packed = torch.cat([gate_weight, up_weight]).t()
+        gate_up, _ = ops.mm_glu_packed(a, packed, activation=activation)
+        ops.mm_glu_packed_backward_(a, weight, gate_up, activation=activation)
 
 
 def main() -> None:

@@ -91,20 +91,25 @@ bool multiply_at_once(const char*, const Tensor&, const Tensor&, const Tensor&, 
 
 using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
 
+void run_forward(const char* op, const Tensor& a, const Tensor& gate_b, const Tensor& up_b, const Text& activation,
+                 GluResults& results) {
+  check_operands(op, a, "gate_b", gate_b);
+  check_operands(op, a, "up_b", up_b);
+  require_shape({op, "up_b"}, up_b, shape_of(gate_b));
+  const DeviceScope scope(a);
+  const NoGrad no_grad;
+  if (multiply_at_once(op, a, gate_b, up_b, activation, results)) return;
+  matmul_out(a, gate_b, results.gate);
+  matmul_out(a, up_b, results.up);
+  fill_glu(op, results.gate, results.up, activation, results.out);
+}
+
 ThreeTensors mm_glu(const Tensor& a, const Tensor& gate_b, const Tensor& up_b, const Text& activation) {
   constexpr const char* kOp = "mm_glu";
   check_operands(kOp, a, "gate_b", gate_b);
-  check_operands(kOp, a, "up_b", up_b);
-  require_shape({kOp, "up_b"}, up_b, shape_of(gate_b));
-  const DeviceScope scope(a);
-  const NoGrad no_grad;
   const Shape shape{a.size(0), gate_b.size(1)};
   GluResults results{new_empty(a, shape), new_empty(a, shape), new_empty(a, shape)};
-  if (!multiply_at_once(kOp, a, gate_b, up_b, activation, results)) {
-    matmul_out(a, gate_b, results.gate);
-    matmul_out(a, up_b, results.up);
-    fill_glu(kOp, results.gate, results.up, activation, results.out);
-  }
+  run_forward(kOp, a, gate_b, up_b, activation, results);
   return {results.gate, results.up, results.out};
 }
 
@@ -139,12 +144,67 @@ Tensor mm_glu_backward_(const Tensor& a, const Tensor& b, const Tensor& gate, co
   return results.out;
 }
 
+// Gate and up of a matrix that has both side by side.
+struct Halves {
+  Tensor gate, up;
+};
+
+Halves halves_of(const char* op, const char* name, const Tensor& packed, bool gate_first) {
+  require(packed.dim() == 2 && packed.size(1) % 2 == 0, Argument{op, name},
+          " must be a matrix with an even number of columns, got shape ", ShapeOf{packed});
+  Tensor handle = packed;
+  const std::int64_t width = packed.size(1) / 2;
+  const Tensor first = torch::stable::narrow(handle, 1, 0, width),
+               second = torch::stable::narrow(handle, 1, width, width);
+  return gate_first ? Halves{first, second} : Halves{second, first};
+}
+
+using TwoTensors = std::tuple<Tensor, Tensor>;
+
+TwoTensors mm_glu_packed(const Tensor& a, const Tensor& b, const Text& activation, bool gate_first) {
+  constexpr const char* kOp = "mm_glu_packed";
+  check_operands(kOp, a, "b", b);
+  const Halves operands = halves_of(kOp, "b", b, gate_first);
+  const Tensor gate_up = new_empty(a, Shape{a.size(0), b.size(1)});
+  const Halves products = halves_of(kOp, "gate_up", gate_up, gate_first);
+  GluResults results{products.gate, products.up, new_empty(a, Shape{a.size(0), b.size(1) / 2})};
+  run_forward(kOp, a, operands.gate, operands.up, activation, results);
+  return {gate_up, results.out};
+}
+
+// Fills grad_gate_up, which may be gate_up; returns the output.
+Tensor run_packed_backward(const char* op, const Tensor& a, const Tensor& b, const Tensor& gate_up,
+                           const Tensor& grad_gate_up, const Text& activation, bool gate_first) {
+  const Halves inputs = halves_of(op, "gate_up", gate_up, gate_first);
+  const Halves gradients = halves_of(op, "gate_up", grad_gate_up, gate_first);
+  GluResults results{gradients.gate, gradients.up, new_empty(inputs.gate, shape_of(inputs.gate))};
+  run_backward(op, a, b, inputs.gate, inputs.up, activation, results);
+  return results.out;
+}
+
+TwoTensors mm_glu_packed_backward(const Tensor& a, const Tensor& b, const Tensor& gate_up, const Text& activation,
+                                  bool gate_first) {
+  const Tensor grad_gate_up = new_empty(gate_up, shape_of(gate_up));
+  const Tensor out = run_packed_backward("mm_glu_packed_backward", a, b, gate_up, grad_gate_up, activation, gate_first);
+  return {grad_gate_up, out};
+}
+
+Tensor mm_glu_packed_backward_(const Tensor& a, const Tensor& b, const Tensor& gate_up, const Text& activation,
+                               bool gate_first) {
+  constexpr const char* kOp = "mm_glu_packed_backward_";
+  require_own_rows(kOp, "gate_up", gate_up);
+  return run_packed_backward(kOp, a, b, gate_up, gate_up, activation, gate_first);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(liger, LIGER_DISPATCH_KEY, m) {
   m.impl("mm_glu", TORCH_BOX(&mm_glu));
   m.impl("mm_glu_backward", TORCH_BOX(&mm_glu_backward));
   m.impl("mm_glu_backward_", TORCH_BOX(&mm_glu_backward_));
+  m.impl("mm_glu_packed", TORCH_BOX(&mm_glu_packed));
+  m.impl("mm_glu_packed_backward", TORCH_BOX(&mm_glu_packed_backward));
+  m.impl("mm_glu_packed_backward_", TORCH_BOX(&mm_glu_packed_backward_));
 }
 
 }  // namespace liger::ops

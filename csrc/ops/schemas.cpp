@@ -82,6 +82,13 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "mm_glu_backward(Tensor a, Tensor b, Tensor gate, Tensor up, *, str activation) "
       "-> (Tensor grad_gate, Tensor grad_up, Tensor out)");
   m.def("mm_glu_backward_(Tensor a, Tensor b, Tensor(a!) gate, Tensor(b!) up, *, str activation) -> Tensor out");
+  m.def("mm_glu_packed(Tensor a, Tensor b, *, str activation, bool gate_first=True) -> (Tensor gate_up, Tensor out)");
+  m.def(
+      "mm_glu_packed_backward(Tensor a, Tensor b, Tensor gate_up, *, str activation, bool gate_first=True) "
+      "-> (Tensor grad_gate_up, Tensor out)");
+  m.def(
+      "mm_glu_packed_backward_(Tensor a, Tensor b, Tensor(a!) gate_up, *, str activation, bool gate_first=True) "
+      "-> Tensor out");
   m.def(
       "linear_cross_entropy(Tensor hidden_states, Tensor weight, Tensor target, Tensor? bias=None, *, "
       "int ignore_index=-100, str reduction=\"mean\", float label_smoothing=0.0, float logit_scale=1.0, "

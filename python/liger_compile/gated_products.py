@@ -45,35 +45,49 @@ def join_gated_units(graph: torch.fx.Graph, pays: Pays) -> None:
 @dataclasses.dataclass(frozen=True)
 class _Forward:
     node: Node  # the gated unit
-    gate: Node  # products
-    up: Node
+    products: tuple[Node, ...]  # of gate and up, or of both packed
+    op: Any  # in the place of all
+
+
+def _packed(inputs: Sequence[Any]) -> Sequence[Any]:
+    """The input of a unit that has gate and up side by side in its last dimension; none where they are two."""
+    return inputs if len(inputs) == 1 else ()
 
 
 def _forward_units(graph: torch.fx.Graph, pays: Pays) -> Iterator[_Forward]:
-    for node in graph.find_nodes(op="call_function", target=_liger.glu_forward.default):
-        gate, up = (_product_behind(value) for value in node.args)
-        if gate is None or up is None or gate is up or not _are_equal(gate.args[0], up.args[0]):
-            continue
-        a, gate_b, up_b = (_value(operand) for operand in (gate.args[0], gate.args[1], up.args[1]))
-        are_read = _has_rows(a) and _has_rows(gate_b.t()) and _has_rows(up_b.t()) and gate_b.shape[1] % 8 == 0
-        if are_read and gate_b.shape == up_b.shape and pays(a, gate_b):
-            yield _Forward(node, gate, up)
+    ops = {_liger.glu_forward.default: _liger.mm_glu, _liger.glu_packed_forward.default: _liger.mm_glu_packed}
+    for target, op in ops.items():
+        for node in graph.find_nodes(op="call_function", target=target):
+            products = [product for value in node.args if (product := _product_behind(value)) is not None]
+            if len(products) < len(node.args) or not _are_joinable(products, pays):
+                continue
+            if all(_value(value).shape[-1] == _value(products[0]).shape[1] for value in _packed(node.args)):
+                yield _Forward(node, tuple(products), op.default)
+
+
+def _are_joinable(products: Sequence[Node], pays: Pays) -> bool:
+    first, last = products[0], products[-1]
+    if len(set(products)) < len(products) or not _are_equal(first.args[0], last.args[0]):
+        return False
+    a, *others = (_value(operand) for operand in (first.args[0], *(product.args[1] for product in products)))
+    of_unit = 16 // len(products)  # columns, so that rows of gate and of up start at multiples of 16 bytes
+    are_read = _has_rows(a) and all(_has_rows(b.t()) for b in others) and others[0].shape[1] % of_unit == 0
+    return are_read and others[0].shape == others[-1].shape and pays(a, others[0])
 
 
 def _join_forward(graph: torch.fx.Graph, match: _Forward) -> None:
-    first = min(match.gate, match.up)
-    operands = (match.gate.args[0], match.gate.args[1], match.up.args[1])
+    first = min(match.products)
+    operands = (match.products[0].args[0], *(product.args[1] for product in match.products))
     if not all(_brought_before(first, operand) for operand in operands):
         return
     with graph.inserting_before(first):
-        activation = {"activation": match.node.kwargs["activation"]}
-        joined = _call(graph, _liger.mm_glu.default, operands, activation, match.node)
-        gate, up, out = (_item(graph, joined, index) for index in range(3))
-    match.gate.replace_all_uses_with(gate)
-    match.up.replace_all_uses_with(up)
+        joined = _call(graph, match.op, operands, dict(match.node.kwargs), match.node)
+        *results, out = (_item(graph, joined, index) for index in range(len(match.products) + 1))
+    for product, result in zip(match.products, results, strict=True):
+        product.replace_all_uses_with(result)
     with graph.inserting_before(match.node):
         match.node.replace_all_uses_with(_shaped(graph, out, match.node.meta["val"].shape))
-    for node in (match.node, match.gate, match.up):
+    for node in (match.node, *match.products):
         _erase(graph, node)
 
 
@@ -81,57 +95,71 @@ def _join_forward(graph: torch.fx.Graph, match: _Forward) -> None:
 class _Backward:
     node: Node  # what makes the gradients
     grad_out: Node
-    gate: Node
-    up: Node
-    activation: str
-    results: tuple[int, int, int]  # at which places it gives the gradients of gate and up, and the output
-    in_place: bool  # it writes over gate and up
+    inputs: dict[str, Node]  # gate and up, or both packed, by the names of the op's arguments
+    keywords: dict[str, Any]
+    op: Any  # in the place of all
+    in_place: bool  # it writes over the inputs
 
 
 def _backward_units(graph: torch.fx.Graph, pays: Pays) -> Iterator[_Backward]:
     for unit in _gradients_with_output(graph):
         product = _product_behind(unit.grad_out, alone=True)
-        operands = (unit.gate, unit.up)
-        if product is None or not all(_value(operand).is_contiguous() for operand in operands):
+        if product is None or not all(_value(operand).is_contiguous() for operand in unit.inputs.values()):
             continue
         a, b = (_value(operand) for operand in product.args)
-        if _has_rows(a) and _has_rows(b) and b.shape[1] % 8 == 0 and pays(a, b):
+        keeps_halves = all(
+            _value(operand).shape[-1] == 2 * b.shape[1] for operand in _packed(tuple(unit.inputs.values()))
+        )
+        if keeps_halves and _has_rows(a) and _has_rows(b) and b.shape[1] % 8 == 0 and pays(a, b):
             yield unit
 
 
 def _gradients_with_output(graph: torch.fx.Graph) -> Iterator[_Backward]:
     """Every backward op of a gated unit that gives its output again, in all forms."""
-    for node in graph.find_nodes(op="call_function", target=_liger.glu_backward.default):
-        if node.kwargs.get("needs_out"):
-            grad_out, gate, up = node.args
-            yield _Backward(node, grad_out, gate, up, node.kwargs["activation"], (0, 1, 2), False)
-    for node in graph.find_nodes(op="call_function", target=_FUNCTIONAL):
-        if node.args[0] not in (_liger.glu_backward_.default, _liger.glu_backward_all_.default):
-            continue
-        grad_out, gate, up, activation = (node.kwargs[name] for name in ("grad_out", "gate", "up", "activation"))
-        # After what an op returns, or None, stands what it has written over.
-        in_place = node.args[0] is _liger.glu_backward_all_.default
-        results = (2, 3, 1) if in_place else (0, 1, 2)
-        yield _Backward(node, grad_out, gate, up, activation, results, in_place)
+    for kind, names in (("glu", ("gate", "up")), ("glu_packed", ("gate_up",))):
+        plain, over_gradient, over_all = (
+            getattr(_liger, f"{kind}_backward{form}").default for form in ("", "_", "_all_")
+        )
+        joined, joined_in_place = (getattr(_liger, f"mm_{kind}_backward{form}").default for form in ("", "_"))
+        for node in graph.find_nodes(op="call_function", target=plain):
+            grad_out, *inputs = node.args
+            keywords = dict(node.kwargs)
+            if keywords.pop("needs_out", False):
+                yield _Backward(node, grad_out, dict(zip(names, inputs, strict=True)), keywords, joined, False)
+        for node in graph.find_nodes(op="call_function", target=_FUNCTIONAL):
+            if node.args[0] not in (over_gradient, over_all):
+                continue
+            keywords = dict(node.kwargs)
+            grad_out, *inputs = (keywords.pop(name) for name in ("grad_out", *names))
+            in_place = node.args[0] is over_all
+            op = joined_in_place if in_place else joined
+            yield _Backward(node, grad_out, dict(zip(names, inputs, strict=True)), keywords, op, in_place)
 
 
 def _join_backward(graph: torch.fx.Graph, unit: _Backward) -> None:
     product = _product_behind(unit.grad_out, alone=True)
     assert product is not None
     a, b = product.args
-    shape = unit.gate.meta["val"].shape
-    activation = {"activation": unit.activation}
+    count = len(unit.inputs)
+    rows, columns = product.meta["val"].shape
     with graph.inserting_before(unit.node):
-        gate, up = (_shaped(graph, value, product.meta["val"].shape) for value in (unit.gate, unit.up))
+        shape = (rows, 2 * columns // count)
+        inputs = {name: _shaped(graph, value, shape) for name, value in unit.inputs.items()}
         if unit.in_place:
-            op = _liger.mm_glu_backward_.default
-            joined = _call_functional(graph, op, {"a": a, "b": b, "gate": gate, "up": up, **activation}, unit.node)
+            keywords = {"a": a, "b": b, **inputs, **unit.keywords}
+            joined = _call_functional(graph, unit.op, keywords, tuple(inputs), unit.node)
         else:
-            op = _liger.mm_glu_backward.default
-            joined = _call(graph, op, (a, b, gate, up), activation, unit.node)
-        places = (1, 2, 0) if unit.in_place else (0, 1, 2)
-        results = {
-            old: _shaped(graph, _item(graph, joined, new), shape) for old, new in zip(unit.results, places, strict=True)
+            joined = _call(graph, unit.op, (a, b, *inputs.values()), unit.keywords, unit.node)
+        # Gradients and the output. After what an op returns, or None, stands what it has written over: in place the
+        # output over its gradient, and the gradients over their inputs.
+        places = zip(
+            (*range(2, count + 2), 1) if unit.in_place else range(count + 1),
+            (*range(1, count + 1), 0) if unit.in_place else range(count + 1),
+            (*unit.inputs.values(), unit.grad_out),
+            strict=True,
+        )
+        results: dict[Any, Node] = {
+            old: _shaped(graph, _item(graph, joined, new), like.meta["val"].shape) for old, new, like in places
         }
     for user in list(unit.node.users):
         place: Any = user.args[1]
@@ -189,11 +217,13 @@ def _call(graph: torch.fx.Graph, op: Any, args: tuple[Any, ...], kwargs: dict[st
     return _with_value(graph.call_function(op, args, kwargs), value, like)
 
 
-def _call_functional(graph: torch.fx.Graph, op: Any, kwargs: dict[str, Any], like: Node) -> Node:
+def _call_functional(
+    graph: torch.fx.Graph, op: Any, kwargs: dict[str, Any], written: Sequence[str], like: Node
+) -> Node:
     named = torch.fx.map_arg(kwargs, lambda node: node.meta["val"])
     with fake_mode_of((), named):
         out = op(**named)
-    value = (out, named["gate"], named["up"])
+    value = (out, *(named[name] for name in written))
     return _with_value(graph.call_function(_FUNCTIONAL, (op,), kwargs), value, like)
 
 

@@ -41,6 +41,20 @@ class Mlp(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class PackedMlp(nn.Module):
+    """One product for gate and up, as Phi-3 has it."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        kwargs: dict[str, Any] = {"bias": False, "dtype": torch.bfloat16, "device": device}
+        self.gate_up, self.down = nn.Linear(48, 128, **kwargs), nn.Linear(64, 48, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(up * F.silu(gate))
+
+
 class Checkpointed(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -88,6 +102,16 @@ def test_checkpointed(inner: str, everywhere: None, device: str) -> None:
     ops = check(Checkpointed(Mlp(device)), inner, device)
     backward = "liger::mm_glu_backward_" if inner == "inductor" else "liger::mm_glu_backward"
     assert {"liger::mm_glu", backward} <= set(ops)
+
+
+@pytest.mark.parametrize("inner", ["inductor", "aot_eager"])
+def test_packed(inner: str, everywhere: None, device: str) -> None:
+    ops = check(PackedMlp(device), inner, device)
+    assert {"liger::mm_glu_packed", "liger::mm_glu_packed_backward"} <= set(ops)
+    assert not any(name.startswith("liger::glu") for name in ops)
+    ops = check(Checkpointed(PackedMlp(device)), inner, device)
+    backward = "liger::mm_glu_packed_backward" + ("_" if inner == "inductor" else "")
+    assert {"liger::mm_glu_packed", backward} <= set(ops)
 
 
 def test_frozen_weights(everywhere: None, device: str) -> None:
@@ -195,6 +219,27 @@ def test_rows_that_the_kernel_does_not_read(shapes: Any) -> None:
 
     assert liger.mm_glu.default not in joined(unit, *shapes)
     assert liger.mm_glu.default not in joined(unit, *FORWARD, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 128), (16, 128), (32, 64), (8, 256)], ids=str)
+def test_halves_of_another_width(shape: tuple[int, ...]) -> None:
+    """Gate and up must be the halves of the product's own rows."""
+
+    def unit(x: Tensor, weight: Tensor) -> Tensor:
+        return liger.glu_packed_forward(torch.mm(x, weight.t()).view(shape), activation="silu", gate_first=False)
+
+    assert (liger.mm_glu_packed.default in joined(unit, (16, 48), (128, 48))) == (shape[-1] == 128)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 128), (16, 128), (32, 64)], ids=str)
+def test_gradients_of_halves_of_another_width(shape: tuple[int, ...]) -> None:
+    def unit(grad: Tensor, weight: Tensor, gate_up: Tensor) -> tuple[Tensor, ...]:
+        grad_out = torch.mm(grad, weight).view(*shape[:-1], shape[-1] // 2)
+        options = {"activation": "silu", "gate_first": True, "needs_out": True}
+        return liger.glu_packed_backward(grad_out, gate_up.view(shape), **options)
+
+    is_joined = liger.mm_glu_packed_backward.default in joined(unit, (16, 48), (48, 64), (16, 128))
+    assert is_joined == (shape[-1] == 128)
 
 
 BACKWARD = ((16, 48), (48, 64), (4, 4, 64), (4, 4, 64))

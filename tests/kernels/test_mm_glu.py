@@ -100,6 +100,38 @@ def test_rounds_where_the_ops_one_by_one_do(sizes: tuple[int, int, int], activat
         assert torch.equal(actual, one_by_one)
 
 
+def _packed(gate: Tensor, up: Tensor, gate_first: bool, *, by_columns: bool = False) -> Tensor:
+    """Side by side; by_columns: with neighbouring elements in a column, as a transposed weight has them."""
+    halves = (gate, up) if gate_first else (up, gate)
+    return torch.cat([half.t() for half in halves]).t() if by_columns else torch.cat(halves, 1)
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_packed(dtype: torch.dtype, sizes: tuple[int, int, int], gate_first: bool, device: str) -> None:
+    """What the ops for two tensors give, side by side."""
+    tensors = _tensors(*sizes, dtype, device)
+    options = {"activation": "silu", "gate_first": gate_first}
+    gate, up, out = _forward(tensors, "silu")
+    packed_b = _packed(tensors["gate_b"], tensors["up_b"], gate_first, by_columns=True)
+    close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 1e-5}
+    for ours, expected in zip(
+        liger.mm_glu_packed(tensors["a"], packed_b, **options), (_packed(gate, up, gate_first), out), strict=True
+    ):
+        assert ours.is_contiguous()
+        torch.testing.assert_close(ours, expected, **close)
+    grad_gate, grad_up, again = _backward(tensors, "silu")
+    gate_up = _packed(tensors["gate"], tensors["up"], gate_first)
+    given = gate_up.clone()
+    grads, ours_again = liger.mm_glu_packed_backward(tensors["a"], tensors["b"], gate_up, **options)
+    assert torch.equal(gate_up, given)
+    torch.testing.assert_close(grads, _packed(grad_gate, grad_up, gate_first), **close)
+    torch.testing.assert_close(ours_again, again, **close)
+    in_place = liger.mm_glu_packed_backward_(tensors["a"], tensors["b"], gate_up, **options)
+    assert torch.equal(gate_up, grads) and torch.equal(in_place, ours_again)
+
+
 def test_saturated(device: str) -> None:
     tensors = _tensors(130, 64, 96, torch.bfloat16, device)
     for name in ("gate_b", "gate"):
@@ -173,6 +205,8 @@ def test_errors_of_backward() -> None:
     with pytest.raises(RuntimeError, match="it is overwritten"):
         gate, up = torch.ones(1, 16).expand(3, 16), tensors["up"]
         liger.mm_glu_backward_(tensors["a"], tensors["b"], gate, up, activation="silu")
+    with pytest.raises(RuntimeError, match="b must be a matrix with an even number of columns"):
+        liger.mm_glu_packed(tensors["a"], torch.ones(8, 15), activation="silu")
     with pytest.raises(RuntimeError, match="activation must be"):
         _forward(tensors, "tanh")
 
@@ -184,3 +218,8 @@ def test_opcheck(device: str) -> None:
     torch.library.opcheck(liger.mm_glu.default, forward, {"activation": "silu"})
     torch.library.opcheck(liger.mm_glu_backward.default, backward, {"activation": "silu"})
     torch.library.opcheck(liger.mm_glu_backward_.default, backward, {"activation": "silu"})
+    gate_up = torch.cat([tensors["gate"], tensors["up"]], 1)
+    packed = (*backward[:2], gate_up)
+    torch.library.opcheck(liger.mm_glu_packed.default, (tensors["a"], tensors["gate_b"]), {"activation": "silu"})
+    torch.library.opcheck(liger.mm_glu_packed_backward.default, packed, {"activation": "silu"})
+    torch.library.opcheck(liger.mm_glu_packed_backward_.default, packed, {"activation": "silu"})
