@@ -80,6 +80,30 @@ def test_infinite_logits_under_a_softcap(dtype: torch.dtype, device: str) -> Non
     torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True, rtol=1e-2, atol=1e-6)
 
 
+# More rows than a GPU has blocks at once, so that a block takes several; for narrow blocks and for wide ones.
+@pytest.mark.parametrize("vocab", [1031, 16400])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"softcap": 5.0}], ids=str)
+def test_many_rows(options: dict[str, Any], vocab: int, device: str) -> None:
+    rows = 3001 if device == "cuda" else 65
+    generator = torch.Generator().manual_seed(0)
+    logits = random_tensor((rows, vocab), generator, dtype=torch.bfloat16, device=device, scale=2.0)
+    target = random_target((rows,), vocab, generator, device=device)
+    together = fused(logits, target, reduction="none", **options)
+    apart = [fused(logits[i : i + 7], target[i : i + 7], reduction="none", **options) for i in range(0, rows, 7)]
+    expected = eager_cross_entropy(logits.double(), target, reduction="none", **options)
+    torch.testing.assert_close(together.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(together, torch.cat(apart))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_loss_of_certain_rows_is_zero(dtype: torch.dtype, device: str) -> None:
+    """Where one logit rules, its power is exactly 1, of whatever size it is."""
+    logits = torch.zeros(3, 20000, dtype=dtype, device=device)
+    target = torch.tensor([0, 7777, 19999], device=device)
+    logits[range(3), target] = torch.tensor([137.0, 9999.0, 3e4], device=device).to(dtype)
+    assert torch.equal(fused(logits, target, reduction="none"), logits.new_zeros(3))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_saturated_logits(dtype: torch.dtype, device: str) -> None:
     assert_as_accurate_as_eager(fused, eager_cross_entropy, _inputs((9, 333), dtype, device, scale=1e4))

@@ -1,4 +1,5 @@
 // Launchers of cross_entropy.cuh and gradients.cuh.
+#include <algorithm>
 #include <climits>
 
 #include "kernels/cross_entropy/cross_entropy.cuh"
@@ -19,12 +20,9 @@ using Constant = std::integral_constant<int, kValue>;
 // visitor(warp width, threads per row), both compile-time constants.
 template <typename Visitor>
 void with_block(std::int64_t vocab, Visitor&& visitor) {
-  const bool is_large = vocab >= kLargeVocab;
-  if (gpu::warp_size() == 64) {
-    is_large ? visitor(Constant<64>{}, Constant<kLargeBlock>{}) : visitor(Constant<64>{}, Constant<kSmallBlock>{});
-  } else {
-    is_large ? visitor(Constant<32>{}, Constant<kLargeBlock>{}) : visitor(Constant<32>{}, Constant<kSmallBlock>{});
-  }
+  gpu::with_warp_size([&](auto warp) {
+    vocab >= kLargeVocab ? visitor(warp, Constant<kLargeBlock>{}) : visitor(warp, Constant<kSmallBlock>{});
+  });
 }
 
 // Threads per row: tanh needs more registers than a block of 1024 has.
@@ -49,8 +47,8 @@ bool aligned_alike(const void* a, std::int64_t stride_a, const void* b, std::int
 
 Status check_sizes(std::int64_t rows, std::int64_t vocab) {
   if (rows > INT_MAX) return Status("more rows than a grid can hold");
-  // Two vectors of headroom, so that no column index overflows.
-  if (vocab > INT_MAX - 8 * kLargeBlock * gpu::kUnroll) return Status("the vocabulary has more than 2^31 entries");
+  // Four vectors of headroom per thread, so that no column index overflows.
+  if (vocab > INT_MAX - 4 * 8 * kLargeBlock) return Status("the vocabulary has more than 2^31 entries");
   return {};
 }
 
@@ -70,11 +68,12 @@ Status cross_entropy_forward(const CrossEntropyForwardArgs& args, const LaunchCo
   const bool writes = args.transformed != nullptr;
   const bool use_vectors =
       !writes || aligned_alike(logits.data, logits.row_stride, args.transformed, args.transformed_stride, logits.dtype);
-  const auto grid = static_cast<unsigned>(args.rows);
+  const auto multiprocessors = static_cast<std::int64_t>(gpu::multiprocessor_count());
   with_logits(logits, [&](auto type, auto softcap) {
     using T = typename decltype(type)::type;
     with_block(args.vocab, [&](auto warp, auto threads) {
-      constexpr int kThreads = narrower(softcap.value, threads.value);
+      constexpr int kThreads = narrower(true, threads.value);  // more than one such block per multiprocessor
+      const auto grid = static_cast<unsigned>(std::min(args.rows, multiprocessors * (gpu::kForwardThreads / kThreads)));
       constexpr auto plain = gpu::cross_entropy_forward_kernel<T, softcap.value, false, warp.value, kThreads>;
       constexpr auto writing = gpu::cross_entropy_forward_kernel<T, softcap.value, true, warp.value, kThreads>;
       const auto kernel = writes ? writing : plain;

@@ -1,7 +1,7 @@
-// Device code of cross_entropy.h. One block owns one row. The forward pass keeps a running maximum and sum per thread,
-// so it reads each logit once; the backward pass reads and writes each once; the fused kernel does both in place, its
-// second pass going backwards through the row so that it starts with what the L2 cache still holds.
-// Bytes per element of size b: forward b, backward 2b, fused 2b of memory and b of L2.
+// Device code of cross_entropy.h. One block owns one row, in the forward pass one after the other. The forward pass
+// keeps a running maximum and sum per thread, so it reads each logit once; the backward pass reads and writes each
+// once; the fused kernel does both in place, its second pass going backwards through the row so that it starts with
+// what the L2 cache still holds. Bytes per element of size b: forward b, backward 2b, fused 2b of memory and b of L2.
 #pragma once
 
 #include "kernels/common/reduce.cuh"
@@ -11,7 +11,6 @@ namespace liger::kernels::gpu {
 
 // Below every finite logit; a running maximum that starts here stays finite where all logits so far are -infinity.
 inline constexpr float kLowestFloat = -3.402823466e38f;
-inline constexpr int kUnroll = 4;
 
 // How a block walks a row: 16-byte vectors, and the few elements before the first and after the last of them.
 struct RowSplit {
@@ -73,92 +72,127 @@ struct Stats {
 using ThreadStats = Stats<float>;
 using RowStats = Stats<double>;
 
-// Each of the kCount groups has a sum of its own: short chains of additions are more exact, and independent.
-template <int kCount, int kSize>
-__device__ inline void absorb(ThreadStats& stats, const float (&values)[kCount][kSize]) {
-  float max = stats.max;
+// The few values of a call have a sum of their own: short chains of additions are more exact.
+// exp_flushed is wrong by a unit or two in the last place and, of a power e^-d, by d * 2^-23; as d * e^-d is below 0.4,
+// that is no more than another unit of the largest power. The largest is exactly 1, so that the loss of a row in which
+// one logit is far above all others is exactly 0. One FMA, u * log2(e) - max * log2(e), would not give that: the
+// largest power would be wrong by up to max * 2^-24.
+template <int kSize>
+__device__ inline void absorb(ThreadStats& stats, const float (&values)[kSize], bool wants_total) {
+  float max = stats.max, sum = 0.0f, total = 0.0f;
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) {
+  for (float value : values) max = fmaxf(max, value);
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) max = fmaxf(max, values[k][i]);
-  }
-  stats.sum *= expf(stats.max - max);
+  for (float value : values) sum += exp_flushed(value - max);
+  stats.sum = fmaf(stats.sum, exp_flushed(stats.max - max), sum);
   stats.max = max;
+  if (!wants_total) return;
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) {
-    float sum = 0.0f, total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      sum += expf(values[k][i] - max);
-      total += values[k][i];
-    }
-    stats.sum += sum;
-    stats.total += total;
-  }
+  for (float value : values) total += value;
+  stats.total += total;
 }
 
-// Reads kCount vectors, `step` elements apart, before it uses the first. Where kWrite is set, u is rounded and written,
-// and the rounded values are what counts.
-template <typename T, bool kSoftcap, bool kWrite, int kCount>
-__device__ inline void absorb_vectors(ThreadStats& stats, const LogitMap& map, const T* row, T* transformed, int column,
-                                      int step) {
-  constexpr int kVec = kVectorBytes / sizeof(T);
-  Packed<T, kVec> packed[kCount];
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) packed[k] = load<T, kVec>(row + column + k * step);
-  float values[kCount][kVec];
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) {
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      const float logit = gpu::to_float(packed[k].values[i]);
-      float& value = values[k][i];
-      value = transform<kSoftcap>(map, logit);
-      if constexpr (kWrite) {
-        packed[k].values[i] = gpu::from_float<T>(value);
-        value = gpu::to_float(packed[k].values[i]);
-      }
-    }
-    if constexpr (kWrite) store<T, kVec>(transformed + column + k * step, packed[k]);
-  }
-  absorb(stats, values);
+// u of a logit. Where kWrite is set, u is rounded and replaces the logit, and the rounded value is what counts.
+template <typename T, bool kSoftcap, bool kWrite>
+__device__ inline float transform_element(const LogitMap& map, T& logit) {
+  const float value = transform<kSoftcap>(map, gpu::to_float(logit));
+  if constexpr (!kWrite) return value;
+  logit = gpu::from_float<T>(value);
+  return gpu::to_float(logit);
 }
 
+// A row as one thread of kThreads reads it, and writes it where kWrite is set.
 template <typename T, bool kSoftcap, bool kWrite, int kThreads>
-__device__ inline ThreadStats thread_stats(const LogitMap& map, const T* row, T* transformed, const RowSplit& split) {
-  constexpr int kVec = kVectorBytes / sizeof(T);
-  const int thread = static_cast<int>(threadIdx.x);
-  ThreadStats stats;
-  for (int edge = thread; edge < split.edges; edge += kThreads) {
-    const int column = edge_column<T>(split, edge);
-    float value[1][1] = {{transform<kSoftcap>(map, gpu::to_float(row[column]))}};
-    if constexpr (kWrite) {
-      const T rounded = gpu::from_float<T>(value[0][0]);
-      transformed[column] = rounded;
-      value[0][0] = gpu::to_float(rounded);
+struct RowReader {
+  static constexpr int kVec = kVectorBytes / sizeof(T);
+  static constexpr int kUnroll = kSoftcap || kWrite ? 2 : 4;  // tanh and stores need the registers
+
+  const LogitMap& map;
+  const T* row;
+  T* transformed;
+  RowSplit split;
+  bool wants_total;
+
+  // Reads kUnroll vectors, or those of them within the row, before it uses the first. Single vectors at the end of a
+  // row would each wait for memory.
+  __device__ void absorb_vectors(ThreadStats& stats, int first) const {
+    Packed<T, kVec> packed[kUnroll];
+#pragma unroll
+    for (int k = 0; k < kUnroll; ++k) {
+      const int vector = first + k * kThreads;
+      if (vector < split.vectors) packed[k] = load<T, kVec>(row + split.head + vector * kVec);
     }
-    absorb(stats, value);
+#pragma unroll
+    for (int k = 0; k < kUnroll; ++k) {
+      const int vector = first + k * kThreads;
+      if (vector >= split.vectors) break;
+      stay_packed(packed[k]);
+      float values[kVec];
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) values[i] = transform_element<T, kSoftcap, kWrite>(map, packed[k].values[i]);
+      if constexpr (kWrite) store<T, kVec>(transformed + split.head + vector * kVec, packed[k]);
+      absorb(stats, values, wants_total);
+    }
   }
-  constexpr int kUnrollHere = kSoftcap || kWrite ? 2 : kUnroll;  // tanh and stores need the registers
-  int vector = thread;
-  for (; vector + (kUnrollHere - 1) * kThreads < split.vectors; vector += kUnrollHere * kThreads)
-    absorb_vectors<T, kSoftcap, kWrite, kUnrollHere>(stats, map, row, transformed, split.head + vector * kVec,
-                                                     kThreads * kVec);
-  for (; vector < split.vectors; vector += kThreads)
-    absorb_vectors<T, kSoftcap, kWrite, 1>(stats, map, row, transformed, split.head + vector * kVec, 0);
+
+  __device__ void absorb_edge(ThreadStats& stats, int edge) const {
+    const int column = edge_column<T>(split, edge);
+    T element = row[column];
+    const float value[1] = {transform_element<T, kSoftcap, kWrite>(map, element)};
+    if constexpr (kWrite) transformed[column] = element;
+    absorb(stats, value, wants_total);
+  }
+
+  __device__ ThreadStats stats() const {
+    const int thread = static_cast<int>(threadIdx.x);
+    ThreadStats stats;
+    for (int edge = thread; edge < split.edges; edge += kThreads) absorb_edge(stats, edge);
+    for (int vector = thread; vector < split.vectors; vector += kUnroll * kThreads) absorb_vectors(stats, vector);
+    return stats;
+  }
+};
+
+// RowStats that shared memory can hold: nothing initialises it.
+struct SharedStats {
+  float max;
+  double sum;
+  double total;
+};
+
+// For a whole warp.
+template <int kWarp>
+__device__ inline SharedStats warp_stats(const ThreadStats& mine, bool wants_total) {
+  SharedStats stats;
+  stats.max = warp_reduce<kWarp>(mine.max, Max{});
+  stats.sum = warp_reduce<kWarp>(static_cast<double>(mine.sum * exp_flushed(mine.max - stats.max)));
+  stats.total = wants_total ? warp_reduce<kWarp>(static_cast<double>(mine.total)) : 0.0;
   return stats;
 }
 
-// The stats of the whole row, in every thread.
-template <int kWarp, int kThreads>
-__device__ inline RowStats block_stats(const ThreadStats& mine, bool wants_total) {
-  __shared__ float maxima[kThreads / kWarp];
-  __shared__ double sums[kThreads / kWarp], totals[kThreads / kWarp];
+// The stats of the row from those of `count` warps, for a whole warp.
+template <int kWarp>
+__device__ inline RowStats row_stats(const SharedStats* of_warps, int count) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   RowStats all;
-  all.max = block_reduce<kWarp, kThreads>(mine.max, maxima, Max{});
-  all.sum = block_reduce<kWarp, kThreads>(static_cast<double>(mine.sum * expf(mine.max - all.max)), sums);
-  if (wants_total) all.total = block_reduce<kWarp, kThreads>(static_cast<double>(mine.total), totals);
+  for (int i = lane; i < count; i += kWarp) all.max = fmaxf(all.max, of_warps[i].max);
+  all.max = warp_reduce<kWarp>(all.max, Max{});
+  for (int i = lane; i < count; i += kWarp) {
+    all.sum += of_warps[i].sum * exp_flushed(of_warps[i].max - all.max);
+    all.total += of_warps[i].total;
+  }
+  all.sum = warp_reduce<kWarp>(all.sum);
+  all.total = warp_reduce<kWarp>(all.total);
   return all;
+}
+
+// The stats of the row, in the first warp.
+template <int kWarp, int kThreads>
+__device__ inline RowStats block_stats(const ThreadStats& mine, bool wants_total, SharedStats* of_warps) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const SharedStats stats = warp_stats<kWarp>(mine, wants_total);
+  if (thread % kWarp == 0) of_warps[thread / kWarp] = stats;
+  __syncthreads();
+  return thread < kWarp ? row_stats<kWarp>(of_warps, kThreads / kWarp) : RowStats{};
 }
 
 // total: the sum of u. label < 0: ignored. For one thread.
@@ -264,29 +298,38 @@ __device__ inline void write_zeros(T* out, const RowSplit& split) {
     out[edge_column<T>(split, edge)] = gpu::from_float<T>(0.0f);
 }
 
+// Threads of a multiprocessor that run the forward pass, in several blocks, so that some read while others reduce.
+inline constexpr int kForwardThreads = 1536;
+
+// Each block takes rows in turn. One warp writes what became of a row while the others read the next one.
 template <typename T, bool kSoftcap, bool kWrite, int kWarp, int kThreads>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardThreads / kThreads)
     cross_entropy_forward_kernel(CrossEntropyForwardArgs args, LogitMap map, bool use_vectors) {
-  const std::int64_t row_index = blockIdx.x;
+  // Two, in turn: until the next barrier the first warp may read those of the row before.
+  __shared__ SharedStats of_warps[2][kThreads / kWarp];
   const int vocab = static_cast<int>(args.vocab);
-  const int label = counted_class(args.target, row_index, args.vocab);
-  const bool is_first = threadIdx.x == 0;
-  if (!kWrite && label < 0 && args.z_loss == 0.0) {
-    if (is_first) write_ignored_row(args, row_index);
-    return;
+  const bool is_first = threadIdx.x == 0, wants_total = args.label_smoothing != 0.0;
+  int turn = 0;
+  for (std::int64_t row_index = blockIdx.x; row_index < args.rows; row_index += gridDim.x) {
+    const int label = counted_class(args.target, row_index, args.vocab);
+    if (!kWrite && label < 0 && args.z_loss == 0.0) {
+      if (is_first) write_ignored_row(args, row_index);
+      continue;
+    }
+    const T* row = static_cast<const T*>(args.logits.data) + row_index * args.logits.row_stride;
+    T* transformed = kWrite ? static_cast<T*>(args.transformed) + row_index * args.transformed_stride : nullptr;
+    float target_value = 0.0f;
+    if (is_first && label >= 0) {
+      T target_logit = row[label];
+      target_value = transform_element<T, kSoftcap, kWrite>(map, target_logit);
+    }
+    if constexpr (kWrite) __syncthreads();  // the target's logit is about to be overwritten
+    const RowReader<T, kSoftcap, kWrite, kThreads> reader{map, row, transformed, split_row(row, vocab, use_vectors),
+                                                          wants_total};
+    const RowStats stats = block_stats<kWarp, kThreads>(reader.stats(), wants_total, of_warps[turn]);
+    if (is_first) write_row_results(args, row_index, lse_of(stats), stats.total, label, target_value);
+    turn ^= 1;
   }
-  const T* row = static_cast<const T*>(args.logits.data) + row_index * args.logits.row_stride;
-  T* transformed = kWrite ? static_cast<T*>(args.transformed) + row_index * args.transformed_stride : nullptr;
-  float target_value = 0.0f;
-  if (is_first && label >= 0) {
-    target_value = transform<kSoftcap>(map, gpu::to_float(row[label]));
-    if constexpr (kWrite) target_value = gpu::rounded_to<T>(target_value);
-  }
-  if constexpr (kWrite) __syncthreads();  // the target's logit is about to be overwritten
-  const RowSplit split = split_row(row, vocab, use_vectors);
-  const ThreadStats mine = thread_stats<T, kSoftcap, kWrite, kThreads>(map, row, transformed, split);
-  const RowStats stats = block_stats<kWarp, kThreads>(mine, args.label_smoothing != 0.0);
-  if (is_first) write_row_results(args, row_index, lse_of(stats), stats.total, label, target_value);
 }
 
 template <typename T, bool kSoftcap, int kThreads>
@@ -322,10 +365,12 @@ __global__ void __launch_bounds__(kThreads)
     if (is_first) write_ignored_row(args, row_index);
     return write_zeros<T, kThreads>(row, split);
   }
+  __shared__ SharedStats of_warps[kThreads / kWarp];
+  const bool wants_total = args.label_smoothing != 0.0;
   float target_value = 0.0f;  // read before the barriers of block_stats, overwritten after them
   if (is_first && label >= 0) target_value = transform<kSoftcap>(map, gpu::to_float(row[label]));
-  const ThreadStats mine = thread_stats<T, kSoftcap, false, kThreads>(map, row, static_cast<T*>(nullptr), split);
-  const RowStats stats = block_stats<kWarp, kThreads>(mine, args.label_smoothing != 0.0);
+  const RowReader<T, kSoftcap, false, kThreads> reader{map, row, nullptr, split, wants_total};
+  const RowStats stats = block_stats<kWarp, kThreads>(reader.stats(), wants_total, of_warps);
   const RowGradient gradient = shared_row_gradient([&] {
     const double lse = lse_of(stats);
     write_row_results(args, row_index, lse, stats.total, label, target_value);

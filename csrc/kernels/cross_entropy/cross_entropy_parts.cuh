@@ -133,13 +133,6 @@ __device__ inline ThreadStats part_stats(RowPart<T, kItems>& part, const PartMap
   return stats;
 }
 
-// RowStats that shared memory can hold: nothing initialises it.
-struct SharedStats {
-  float max;
-  double sum;
-  double total;
-};
-
 inline constexpr int kPartWarp = 32;  // where there are clusters
 inline constexpr int kMostClusterBlocks = 8;
 inline constexpr int kMostRowWarps = kMostClusterBlocks * kPartThreads / kPartWarp;
@@ -149,27 +142,9 @@ inline constexpr int kMostRowWarps = kMostClusterBlocks * kPartThreads / kPartWa
 __device__ inline void share_stats(const Cluster& cluster, const ThreadStats& mine, bool wants_total,
                                    SharedStats* of_warps) {
   const int lane = static_cast<int>(threadIdx.x) % kPartWarp, warp = static_cast<int>(threadIdx.x) / kPartWarp;
-  SharedStats stats;
-  stats.max = warp_reduce<kPartWarp>(mine.max, Max{});
-  stats.sum = warp_reduce<kPartWarp>(static_cast<double>(mine.sum * expf(mine.max - stats.max)));
-  stats.total = wants_total ? warp_reduce<kPartWarp>(static_cast<double>(mine.total)) : 0.0;
+  const SharedStats stats = warp_stats<kPartWarp>(mine, wants_total);
   const int slot = cluster.rank() * (kPartThreads / kPartWarp) + warp;
   if (lane < cluster.blocks()) cluster.shared_of(of_warps, lane)[slot] = stats;
-}
-
-// The stats of the row, for a whole warp.
-__device__ inline RowStats row_stats(const Cluster& cluster, const SharedStats* of_warps) {
-  const int lane = static_cast<int>(threadIdx.x) % kPartWarp, count = cluster.blocks() * kPartThreads / kPartWarp;
-  RowStats all;
-  for (int i = lane; i < count; i += kPartWarp) all.max = fmaxf(all.max, of_warps[i].max);
-  all.max = warp_reduce<kPartWarp>(all.max, Max{});
-  for (int i = lane; i < count; i += kPartWarp) {
-    all.sum += of_warps[i].sum * expf(of_warps[i].max - all.max);
-    all.total += of_warps[i].total;
-  }
-  all.sum = warp_reduce<kPartWarp>(all.sum);
-  all.total = warp_reduce<kPartWarp>(all.total);
-  return all;
 }
 
 // An element of a vector that lies in registers, which cannot be indexed.
@@ -240,7 +215,7 @@ __global__ void __launch_bounds__(kPartThreads, kItems <= 8 ? 4 : 2)
   cluster.wait();
 
   if (threadIdx.x < kPartWarp) {
-    const RowStats stats = row_stats(cluster, of_warps);
+    const RowStats stats = row_stats<kPartWarp>(of_warps, cluster.blocks() * kPartThreads / kPartWarp);
     if (threadIdx.x == 0) {
       const double lse = lse_of(stats);
       if (writes_results) write_row_results(args, row_index, lse, stats.total, label, target_value);
