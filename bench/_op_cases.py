@@ -1,9 +1,9 @@
-"""What bench/ops.py times: each op as transformers spells it, ours, and liger-kernel's where it is installed."""
+"""What bench/ops.py times: each op as transformers spells it, ours, and those of other packages that are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import liger_compile.ops  # noqa: F401
 
 liger = torch.ops.liger
+OTHERS = {"liger-kernel": "liger_kernel", "quack": "quack"}  # the modules of other packages, which need a GPU
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Case:
     Attributes:
         inputs: makes the arguments of both functions; those that require gradients get them in the backward.
         reference: the op as a model spells it.
-        liger_kernel: theirs, None where it is not compared.
+        others: those of the packages of OTHERS that are compared.
         forward_bytes: least bytes that the forward moves, None where it is not bound by them.
         backward_bytes: the same for the backward.
     """
@@ -33,11 +34,15 @@ class Case:
     ours: Callable[..., Any]
     forward_bytes: int | None
     backward_bytes: int | None
-    liger_kernel: Callable[..., Any] | None = None
+    others: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def liger_functional(name: str, *arguments: Any, **keywords: Any) -> Any:
     return getattr(import_module("liger_kernel.transformers.functional"), f"liger_{name}")(*arguments, **keywords)
+
+
+def quack(name: str, *arguments: Any, **keywords: Any) -> Any:
+    return getattr(import_module("quack"), name)(*arguments, **keywords)
 
 
 def cases(rows: int, dtype: torch.dtype, device: str, only: str = "") -> Iterator[Case]:
@@ -92,11 +97,15 @@ def rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
     def inputs() -> tuple[torch.Tensor, ...]:
         return _random(rows, hidden, dtype=dtype, device=device), _random(hidden, dtype=dtype, device=device)
 
-    def theirs(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def of_liger_kernel(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return liger_functional("rms_norm", x, weight, 1e-6, in_place=False)
 
+    def of_quack(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return quack("rmsnorm", x, weight, eps=1e-6)
+
+    others = {"liger-kernel": of_liger_kernel, "quack": of_quack}
     # forward: x -> y; backward: dy, x -> dx
-    return Case(f"rms_norm {hidden}", inputs, _llama_norm, ours, 2 * tensor, 3 * tensor, theirs)
+    return Case(f"rms_norm {hidden}", inputs, _llama_norm, ours, 2 * tensor, 3 * tensor, others)
 
 
 def add_rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Case:
@@ -117,7 +126,7 @@ def add_rms_norm(rows: int, hidden: int, dtype: torch.dtype, device: str) -> Cas
         return liger_functional("fused_add_rms_norm", x, residual, weight, 1e-6, in_place=False)
 
     # forward: x, residual -> sum, y; backward: dy, dsum, sum -> d
-    return Case(f"add_rms_norm {hidden}", inputs, reference, ours, 4 * tensor, 4 * tensor, theirs)
+    return Case(f"add_rms_norm {hidden}", inputs, reference, ours, 4 * tensor, 4 * tensor, {"liger-kernel": theirs})
 
 
 def _rotate_half(x: torch.Tensor) -> torch.Tensor:
@@ -198,7 +207,7 @@ def glu(rows: int, width: int, dtype: torch.dtype, device: str) -> Case:
         return liger_functional("swiglu", gate, up)
 
     # Theirs writes gradients over gate and up: what it computes is right only once, but takes as long every time.
-    return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor, theirs)
+    return Case(f"glu {width}", inputs, reference, ours, 3 * tensor, 5 * tensor, {"liger-kernel": theirs})
 
 
 class _GatedMlp(torch.autograd.Function):
@@ -248,8 +257,11 @@ def cross_entropy(rows: int, vocab: int, dtype: torch.dtype, device: str) -> Cas
         target = torch.randint(0, vocab, (rows,), device=device)
         return _random(rows, vocab, dtype=dtype, device=device), target
 
-    # forward: logits; backward: logits -> dlogits
-    return Case(f"cross_entropy {vocab}", inputs, reference, ours, tensor, 2 * tensor)
+    def of_quack(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return quack("cross_entropy", logits, target)
+
+    # forward: logits; backward: logits -> dlogits. That of liger-kernel is not compared: its forward does the backward.
+    return Case(f"cross_entropy {vocab}", inputs, reference, ours, tensor, 2 * tensor, {"quack": of_quack})
 
 
 def linear_cross_entropy(rows: int, hidden: int, vocab: int, dtype: torch.dtype, device: str) -> Case:

@@ -1,4 +1,5 @@
-"""Each op alone, forward and backward: eager, torch.compile (inductor), liger-kernel where it is installed, and ours.
+"""Each op alone, forward and backward: eager, torch.compile (inductor), ours, and where they are installed liger-kernel
+and QuACK (quack-kernels).
 
     python bench/ops.py --only rms_norm,glu
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +22,10 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch_config
 
-from _op_cases import Case, as_tuple, cases
+from _op_cases import OTHERS, Case, as_tuple, cases
 from _timing import Call, Timing, compare, copy_bandwidth, format_table, graphed, machine, write_results
 
-IMPLEMENTATIONS = ("eager", "inductor", "liger-kernel", "ours")
+IMPLEMENTATIONS = ("eager", "inductor", *OTHERS, "ours")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,9 +41,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def implementations_of(case: Case, device: str) -> dict[str, Callable[..., Any]]:
     found = {"eager": case.reference, "inductor": torch.compile(case.reference), "ours": case.ours}
-    if case.liger_kernel is not None and device == "cuda" and find_spec("liger_kernel"):
-        found["liger-kernel"] = case.liger_kernel
-    return found
+    others = {name: function for name, function in case.others.items() if device == "cuda" and find_spec(OTHERS[name])}
+    return {**found, **others}
 
 
 def errors_of(case: Case, device: str) -> dict[str, dict[str, float]]:
@@ -100,15 +101,36 @@ def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tens
     return copy.requires_grad_(tensor.requires_grad)
 
 
-def rows(
-    case: Case, timings: dict[str, dict[str, Timing]], errors: dict[str, dict[str, float]], bandwidth: float
-) -> Iterator[list[str]]:
+@dataclass(frozen=True)
+class Measured:
+    """What `measure` and `errors_of` say of a case."""
+
+    case: Case
+    timings: dict[str, dict[str, Timing]]
+    errors: dict[str, dict[str, float]]
+
+    def as_json(self) -> dict[str, Any]:
+        timings = {d: {name: vars(t) for name, t in by_name.items()} for d, by_name in self.timings.items()}
+        return {**timings, "errors": self.errors}
+
+
+def table_of(measured: Sequence[Measured], bandwidth: float) -> list[list[str]]:
+    """With a column for each implementation that any case has."""
+    names = [name for name in IMPLEMENTATIONS if any(name in m.timings["forward"] for m in measured)]
+    table = [["op, ms", *names, "10th to 90th percentile", "share of copy", "error of eager", "ours"]]
+    for of_case in measured:
+        table += rows(of_case, names, bandwidth)
+    return table
+
+
+def rows(measured: Measured, names: Sequence[str], bandwidth: float) -> Iterator[list[str]]:
     """Two lines of the table: forward and backward."""
+    case, timings, errors = measured.case, measured.timings, measured.errors
     for direction, moved in (("forward", case.forward_bytes), ("backward", case.backward_bytes)):
         timing = timings[direction]
         share = "" if moved is None else f"{moved / (timing['ours'].median * 1e-3) / bandwidth:.2f}"
         spread = f"{timing['ours'].low:.3f} to {timing['ours'].high:.3f}"
-        medians = [f"{timing[name].median:.3f}" if name in timing else "" for name in IMPLEMENTATIONS]
+        medians = [f"{timing[name].median:.3f}" if name in timing else "" for name in names]
         compared = [f"{errors[name][direction]:.1e}" for name in ("eager", "ours")]
         yield [f"{case.name} {direction}", *medians, spread, share, *compared]
 
@@ -122,8 +144,7 @@ def main() -> None:
     functorch_config.donated_buffer = False
     torch.manual_seed(0)
     bandwidth = copy_bandwidth(arguments.device, 1.0 if cuda else 0.25)
-    table = [["op, ms", *IMPLEMENTATIONS, "10th to 90th percentile", "share of copy", "error of eager", "ours"]]
-    results: dict[str, Any] = {}
+    measured: list[Measured] = []
     few_rows = cases(min(num_rows, 512), dtype, arguments.device, arguments.only)
     for case, small_case in zip(cases(num_rows, dtype, arguments.device, arguments.only), few_rows, strict=True):
         torch._dynamo.reset()
@@ -132,13 +153,11 @@ def main() -> None:
             errors = errors_of(small_case, arguments.device)
             torch._dynamo.reset()
             timings = measure(case, arguments)
-        table += rows(case, timings, errors, bandwidth)
-        results[case.name] = {d: {name: vars(t) for name, t in by_name.items()} for d, by_name in timings.items()}
-        results[case.name]["errors"] = errors
+        measured.append(Measured(case, timings, errors))
         print(case.name, flush=True)
     where = {**machine(arguments.device), "copy": f"{bandwidth / 1e9:.0f} GB/s", "dtype": str(dtype)}
-    print(f"\n{where}, {num_rows} rows\n\n{format_table(table)}")
-    write_results(arguments, where, results)
+    print(f"\n{where}, {num_rows} rows\n\n{format_table(table_of(measured, bandwidth))}")
+    write_results(arguments, where, {m.case.name: m.as_json() for m in measured})
 
 
 if __name__ == "__main__":
