@@ -48,13 +48,14 @@ struct BlasMatrix {
   bool is_transposed;
 };
 
-// result = a @ b (+ result); the result, [m, n] with neighbouring elements in a row, of the operands' dtype or float32.
-// Since BLAS counts columns first, it sees result^T = b^T @ a^T.
+// result = a @ b (+ addend), [m, n]; result and addend, which may be one, with rows of neighbouring elements, of the
+// operands' dtype or float32. Since BLAS counts columns first, it sees result^T = b^T @ a^T.
 class BlasProduct {
  public:
-  BlasProduct(const Tensor& a, const Tensor& b, Tensor& result, bool accumulate)
+  BlasProduct(const Tensor& a, const Tensor& b, Tensor& result, const Tensor* addend = nullptr)
       : result_(result),
-        accumulate_(accumulate),
+        addend_(addend == nullptr ? result : *addend),
+        beta_(addend == nullptr ? 0.0f : 1.0f),
         dtype_(a.scalar_type()),
         is_empty_(a.numel() == 0 || b.numel() == 0),
         left_(as_blas(b)),
@@ -75,22 +76,22 @@ class BlasProduct {
     const Description description(*this);
     if (!description.is_complete) return false;
     const Tensor workspace = new_empty(result_, Shape{kWorkspaceBytes / 4}, TorchDtype::Float);
-    const float alpha = 1.0f, beta = accumulate_ ? 1.0f : 0.0f;
-    void* result = result_.mutable_data_ptr();
-    const cublasStatus_t status =
-        cublasLtMatmul(light, description.product, &alpha, left_->data, description.left, right_->data,
-                       description.right, &beta, result, description.result, result, description.result, &*choice,
-                       const_cast<void*>(workspace.const_data_ptr()), kWorkspaceBytes, stream);
+    const float alpha = 1.0f;
+    const cublasStatus_t status = cublasLtMatmul(
+        light, description.product, &alpha, left_->data, description.left, right_->data, description.right, &beta_,
+        addend_.const_data_ptr(), description.addend, result_.mutable_data_ptr(), description.result, &*choice,
+        const_cast<void*>(workspace.const_data_ptr()), kWorkspaceBytes, stream);
     require(status == CUBLAS_STATUS_SUCCESS, "cublasLtMatmul failed: ", cublasGetStatusString(status));
     return true;
   }
 
-  // By the kernel of cuBLAS's own choice, with torch's TF32 setting, which the handle carries.
+  // By the kernel of cuBLAS's own choice, with torch's TF32 setting, which the handle carries. Adds in place only.
   void run_default() const {
     require(left_ && right_, "a product's operand has neighbouring elements neither in its rows nor in its columns");
+    require(is_in_place(), "a product is added to another tensor than its result");
     void* handle = nullptr;
     TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
-    const float alpha = 1.0f, beta = accumulate_ ? 1.0f : 0.0f;
+    const float alpha = 1.0f;
     const auto type = cuda_dtype(dtype_), result_type = cuda_dtype(result_.scalar_type());
     const auto operation = [](const BlasMatrix& matrix) { return matrix.is_transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const auto as_int = [](std::int64_t extent) { return static_cast<int>(extent); };
@@ -98,7 +99,7 @@ class BlasProduct {
     const cublasStatus_t status = cublasGemmEx(
         static_cast<cublasHandle_t>(handle), operation(*left_), operation(*right_), as_int(result_.size(1)),
         as_int(result_.size(0)), as_int(inner), &alpha, left_->data, type, as_int(left_->stride), right_->data, type,
-        as_int(right_->stride), &beta, result_.mutable_data_ptr(), result_type, as_int(result_.stride(0)),
+        as_int(right_->stride), &beta_, result_.mutable_data_ptr(), result_type, as_int(result_.stride(0)),
         CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     require(status == CUBLAS_STATUS_SUCCESS, "cublasGemmEx failed: ", cublasGetStatusString(status));
   }
@@ -112,12 +113,11 @@ class BlasProduct {
   // What cublasLt is told of a product.
   struct Description {
     explicit Description(const BlasProduct& of) {
-      const cudaDataType_t type = cuda_dtype(of.dtype_), result_type = cuda_dtype(of.result_.scalar_type());
-      const BlasMatrix transposed_result{nullptr, of.result_.size(1), of.result_.size(0), of.result_.stride(0), false};
+      const cudaDataType_t type = cuda_dtype(of.dtype_);
       is_complete = cublasLtMatmulDescCreate(product.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
                     set(CUBLASLT_MATMUL_DESC_TRANSA, *of.left_) && set(CUBLASLT_MATMUL_DESC_TRANSB, *of.right_) &&
                     describe(left, type, *of.left_) && describe(right, type, *of.right_) &&
-                    describe(result, result_type, transposed_result);
+                    describe_rows(addend, of.addend_) && describe_rows(result, of.result_);
     }
 
     bool set(cublasLtMatmulDescAttributes_t attribute, const BlasMatrix& matrix) {
@@ -131,8 +131,13 @@ class BlasProduct {
                                         matrix.stride) == CUBLAS_STATUS_SUCCESS;
     }
 
+    static bool describe_rows(Layout& layout, const Tensor& matrix) {
+      const BlasMatrix transposed{nullptr, matrix.size(1), matrix.size(0), matrix.stride(0), false};
+      return describe(layout, cuda_dtype(matrix.scalar_type()), transposed);
+    }
+
     BlasObject<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> product;
-    Layout left, right, result;
+    Layout left, right, addend, result;
     bool is_complete = false;
   };
 
@@ -153,17 +158,28 @@ class BlasProduct {
     return bits == 0 ? 256 : bits & (~bits + 1);
   }
 
+  bool is_in_place() const { return addend_.const_data_ptr() == result_.const_data_ptr(); }
+
   Key key() const {
     const std::int64_t alignments = alignment_of(left_->data) | (std::int64_t{alignment_of(right_->data)} << 10) |
-                                    (std::int64_t{alignment_of(result_.const_data_ptr())} << 20);
+                                    (std::int64_t{alignment_of(result_.const_data_ptr())} << 20) |
+                                    (std::int64_t{alignment_of(addend_.const_data_ptr())} << 30);
+    const std::int64_t adds = std::int64_t{beta_ != 0.0f} << 40 | std::int64_t{is_in_place()} << 41;
     const auto type = static_cast<std::int64_t>(dtype_), result_type = static_cast<std::int64_t>(result_.scalar_type());
-    return {left_->rows,       left_->columns,
-            left_->stride,     left_->is_transposed,
-            right_->rows,      right_->columns,
-            right_->stride,    right_->is_transposed,
-            result_.stride(0), type,
-            result_type,       accumulate_,
-            alignments,        result_.get_device_index()};
+    return {left_->rows,
+            left_->columns,
+            left_->stride,
+            left_->is_transposed,
+            right_->rows,
+            right_->columns,
+            right_->stride,
+            right_->is_transposed,
+            result_.stride(0),
+            addend_.stride(0),
+            type,
+            result_type,
+            alignments | adds,
+            result_.get_device_index()};
   }
 
   // Asked once for each kind of product: cublasLt takes longer to answer than to launch.
@@ -186,13 +202,15 @@ class BlasProduct {
     const bool fills_registers = first == CUBLASLT_MATMUL_TILE_192x192 || first == CUBLASLT_MATMUL_TILE_320x128;
     const bool is_weight_gradient = !left_->is_transposed && right_->is_transposed;
     const bool may_gain = fills_registers && !is_weight_gradient;
-    if (!may_gain && result_.scalar_type() != TorchDtype::Float) return std::nullopt;
+    // What adds to another tensor than its result has no default: ATen would copy that tensor first.
+    const auto otherwise = is_in_place() ? std::nullopt : std::optional<Choice>(offers[0].algo);
+    if (!may_gain && result_.scalar_type() != TorchDtype::Float) return otherwise;
     for (const int tile : {CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_168x128, CUBLASLT_MATMUL_TILE_176x128}) {
       for (int i = 0; i < count; ++i) {
         if (tile_of(offers[i]) == tile) return offers[i].algo;
       }
     }
-    return std::nullopt;
+    return otherwise;
   }
 
   static int tile_of(const cublasLtMatmulHeuristicResult_t& offer) {
@@ -211,21 +229,21 @@ class BlasProduct {
       return cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)) ==
              CUBLAS_STATUS_SUCCESS;
     };
-    const std::uint32_t of_result = alignment_of(result_.const_data_ptr());
     const bool is_set = prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(kWorkspaceBytes)) &&
                         prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(left_->data)) &&
                         prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(right_->data)) &&
-                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_result) &&
-                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_result);
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(addend_.const_data_ptr())) &&
+                        prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(result_.const_data_ptr()));
     int count = 0;
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(light, description.product, description.left, description.right,
-                                       description.result, description.result, preference, most, offers, &count);
+                                       description.addend, description.result, preference, most, offers, &count);
     return is_set && status == CUBLAS_STATUS_SUCCESS ? count : 0;
   }
 
   Tensor& result_;
-  bool accumulate_;
+  const Tensor& addend_;
+  float beta_;
   TorchDtype dtype_;
   bool is_empty_;
   std::optional<BlasMatrix> left_, right_;

@@ -30,6 +30,16 @@ class NoGrad {
   bool was_enabled_;
 };
 
+// b, of an op's argument of that name, can be multiplied by a.
+inline void check_operands(const char* op, const Tensor& a, const char* name, const Tensor& b) {
+  const Argument left{op, "a"}, right{op, name};
+  kernel_dtype(left, a);
+  require(a.dim() == 2, left, " must be a matrix, got shape ", ShapeOf{a});
+  require(b.dim() == 2 && b.size(0) == a.size(1), right, " must have shape [", a.size(1), ", n], got ", ShapeOf{b});
+  require_dtype(right, b, a.scalar_type());
+  require_same_device(right, b, left, a);
+}
+
 inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
 
 inline Tensor as_dtype(const Tensor& tensor, TorchDtype dtype) {
@@ -61,12 +71,17 @@ inline Tensor as_product_operand(const Tensor& matrix) { return matrix; }
 
 // out = a @ b (+ bias), with neighbouring elements in a row of out.
 inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std::optional<Tensor>& bias = {}) {
-  if (bias || !BlasProduct(a, b, out, false).run()) aten_mm_out(a, b, out, bias);
+  if (bias || !BlasProduct(a, b, out).run()) aten_mm_out(a, b, out, bias);
+}
+
+// out = addend + a @ b, rounded once, with out and addend contiguous, [m, n], and not one.
+inline void addmm_out(const Tensor& addend, const Tensor& a, const Tensor& b, Tensor& out) {
+  if (!BlasProduct(a, b, out, &addend).run()) aten_addmm_out(addend, a, b, out);
 }
 
 // total (+)= a @ b with total float32 [m, n] contiguous, a [m, k] and b [k, n].
 inline void add_matmul(Tensor& total, const Tensor& a, const Tensor& b, bool accumulate) {
-  const BlasProduct product(a, b, total, accumulate);
+  const BlasProduct product(a, b, total, accumulate ? &total : nullptr);
   if (!product.run()) product.run_default();
 }
 
@@ -85,6 +100,11 @@ inline void matmul_out(const Tensor& a, const Tensor& b, Tensor& out, const std:
   const auto wide_bias = bias ? std::optional<Tensor>(as_dtype(*bias, kWide)) : std::nullopt;
   aten_mm_out(as_dtype(a, kWide), as_dtype(b, kWide), product, wide_bias);
   torch::stable::copy_(out, product);
+}
+
+// out = addend + a @ b, rounded once.
+inline void addmm_out(const Tensor& addend, const Tensor& a, const Tensor& b, Tensor& out) {
+  matmul_out(a, b, out, addend);
 }
 
 // total (+)= a @ b with total float32 [m, n], a [m, k] and b [k, n].

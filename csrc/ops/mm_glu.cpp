@@ -10,15 +10,6 @@ namespace liger::ops {
 
 namespace {
 
-void check_operands(const char* op, const Tensor& a, const char* name, const Tensor& b) {
-  const Argument left{op, "a"}, right{op, name};
-  kernel_dtype(left, a);
-  require(a.dim() == 2, left, " must be a matrix, got shape ", ShapeOf{a});
-  require(b.dim() == 2 && b.size(0) == a.size(1), right, " must have shape [", a.size(1), ", n], got ", ShapeOf{b});
-  require_dtype(right, b, a.scalar_type());
-  require_same_device(right, b, left, a);
-}
-
 struct GluResults {
   Tensor gate, up, out;  // [m, n]
 };

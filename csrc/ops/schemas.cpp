@@ -77,6 +77,7 @@ STABLE_TORCH_LIBRARY(liger, m) {
       "str reduction=\"mean\", float label_smoothing=0.0, float logit_scale=1.0, float softcap=0.0, "
       "float z_loss=0.0) -> Tensor");
   m.def("mm(Tensor a, Tensor b) -> Tensor");
+  m.def("addmm(Tensor addend, Tensor a, Tensor b) -> Tensor");
   m.def("mm_glu(Tensor a, Tensor gate_b, Tensor up_b, *, str activation) -> (Tensor gate, Tensor up, Tensor out)");
   m.def(
       "mm_glu_backward(Tensor a, Tensor b, Tensor gate, Tensor up, *, str activation) "
