@@ -28,8 +28,8 @@ def _operators_digest() -> str:
     AOTAutograd and Inductor. So an edited checkout does not read stale entries."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    passes = (package / f"{name}.py" for name in ("joint_graph", "decompositions", "products", "gated_products"))
-    for source in (*sorted((package / "ops").glob("*.py")), *passes):
+    passes = (package / f"{name}.py" for name in ("joint_graph", "decompositions"))
+    for source in (*sorted((package / "ops").glob("*.py")), *passes, *sorted(package.glob("*product*.py"))):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

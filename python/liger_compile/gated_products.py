@@ -16,14 +16,11 @@ import torch
 import torch.fx
 from torch.fx import Node
 
-import liger_compile.ops  # noqa: F401  defines the ops
 from liger_compile.evaluation import fake_mode_of
+from liger_compile.product_nodes import VIEWS, call, erase, product_behind, shaped, value_of, with_value
 
 _aten, _liger = torch.ops.aten, torch.ops.liger
-_PRODUCTS = (_aten.mm.default, _liger.mm.default)
 _FUNCTIONAL = torch.ops.higher_order.auto_functionalized
-_RESHAPES = (_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default)
-_VIEWS = (*_RESHAPES, _aten.t.default, _aten.permute.default, _aten.transpose.int)
 
 # Whether a product of two operands is worth an op of ours.
 Pays = Callable[[Any, Any], bool]
@@ -58,10 +55,10 @@ def _forward_units(graph: torch.fx.Graph, pays: Pays) -> Iterator[_Forward]:
     ops = {_liger.glu_forward.default: _liger.mm_glu, _liger.glu_packed_forward.default: _liger.mm_glu_packed}
     for target, op in ops.items():
         for node in graph.find_nodes(op="call_function", target=target):
-            products = [product for value in node.args if (product := _product_behind(value)) is not None]
+            products = [product for value in node.args if (product := product_behind(value)) is not None]
             if len(products) < len(node.args) or not _are_joinable(products, pays):
                 continue
-            if all(_value(value).shape[-1] == _value(products[0]).shape[1] for value in _packed(node.args)):
+            if all(value_of(value).shape[-1] == value_of(products[0]).shape[1] for value in _packed(node.args)):
                 yield _Forward(node, tuple(products), op.default)
 
 
@@ -69,7 +66,7 @@ def _are_joinable(products: Sequence[Node], pays: Pays) -> bool:
     first, last = products[0], products[-1]
     if len(set(products)) < len(products) or not _are_equal(first.args[0], last.args[0]):
         return False
-    a, *others = (_value(operand) for operand in (first.args[0], *(product.args[1] for product in products)))
+    a, *others = (value_of(operand) for operand in (first.args[0], *(product.args[1] for product in products)))
     of_unit = 16 // len(products)  # columns, so that rows of gate and of up start at multiples of 16 bytes
     are_read = _has_rows(a) and all(_has_rows(b.t()) for b in others) and others[0].shape[1] % of_unit == 0
     return are_read and others[0].shape == others[-1].shape and pays(a, others[0])
@@ -81,14 +78,14 @@ def _join_forward(graph: torch.fx.Graph, match: _Forward) -> None:
     if not all(_brought_before(first, operand) for operand in operands):
         return
     with graph.inserting_before(first):
-        joined = _call(graph, match.op, operands, dict(match.node.kwargs), match.node)
+        joined = call(graph, match.op, operands, dict(match.node.kwargs), match.node)
         *results, out = (_item(graph, joined, index) for index in range(len(match.products) + 1))
     for product, result in zip(match.products, results, strict=True):
         product.replace_all_uses_with(result)
     with graph.inserting_before(match.node):
-        match.node.replace_all_uses_with(_shaped(graph, out, match.node.meta["val"].shape))
+        match.node.replace_all_uses_with(shaped(graph, out, match.node.meta["val"].shape))
     for node in (match.node, *match.products):
-        _erase(graph, node)
+        erase(graph, node)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +100,12 @@ class _Backward:
 
 def _backward_units(graph: torch.fx.Graph, pays: Pays) -> Iterator[_Backward]:
     for unit in _gradients_with_output(graph):
-        product = _product_behind(unit.grad_out, alone=True)
-        if product is None or not all(_value(operand).is_contiguous() for operand in unit.inputs.values()):
+        product = product_behind(unit.grad_out, alone=True)
+        if product is None or not all(value_of(operand).is_contiguous() for operand in unit.inputs.values()):
             continue
-        a, b = (_value(operand) for operand in product.args)
+        a, b = (value_of(operand) for operand in product.args)
         keeps_halves = all(
-            _value(operand).shape[-1] == 2 * b.shape[1] for operand in _packed(tuple(unit.inputs.values()))
+            value_of(operand).shape[-1] == 2 * b.shape[1] for operand in _packed(tuple(unit.inputs.values()))
         )
         if keeps_halves and _has_rows(a) and _has_rows(b) and b.shape[1] % 8 == 0 and pays(a, b):
             yield unit
@@ -137,19 +134,19 @@ def _gradients_with_output(graph: torch.fx.Graph) -> Iterator[_Backward]:
 
 
 def _join_backward(graph: torch.fx.Graph, unit: _Backward) -> None:
-    product = _product_behind(unit.grad_out, alone=True)
+    product = product_behind(unit.grad_out, alone=True)
     assert product is not None
     a, b = product.args
     count = len(unit.inputs)
     rows, columns = product.meta["val"].shape
     with graph.inserting_before(unit.node):
         shape = (rows, 2 * columns // count)
-        inputs = {name: _shaped(graph, value, shape) for name, value in unit.inputs.items()}
+        inputs = {name: shaped(graph, value, shape) for name, value in unit.inputs.items()}
         if unit.in_place:
             keywords = {"a": a, "b": b, **inputs, **unit.keywords}
             joined = _call_functional(graph, unit.op, keywords, tuple(inputs), unit.node)
         else:
-            joined = _call(graph, unit.op, (a, b, *inputs.values()), unit.keywords, unit.node)
+            joined = call(graph, unit.op, (a, b, *inputs.values()), unit.keywords, unit.node)
         # Gradients and the output. After what an op returns, or None, stands what it has written over: in place the
         # output over its gradient, and the gradients over their inputs.
         places = zip(
@@ -159,34 +156,21 @@ def _join_backward(graph: torch.fx.Graph, unit: _Backward) -> None:
             strict=True,
         )
         results: dict[Any, Node] = {
-            old: _shaped(graph, _item(graph, joined, new), like.meta["val"].shape) for old, new, like in places
+            old: shaped(graph, _item(graph, joined, new), like.meta["val"].shape) for old, new, like in places
         }
     for user in list(unit.node.users):
         place: Any = user.args[1]
         user.replace_all_uses_with(results[place])
         graph.erase_node(user)
     for node in (unit.node, *results.values()):
-        _erase(graph, node)
-
-
-def _product_behind(value: Any, *, alone: bool = False) -> Node | None:
-    """The product of which a value is a view with its elements in order; `alone`: nothing else may read it."""
-    while isinstance(value, Node) and value.op == "call_function":
-        if alone and len(value.users) > 1:
-            return None
-        if value.target in _PRODUCTS:
-            return value
-        if value.target not in _RESHAPES:
-            return None
-        value = value.args[0]
-    return None
+        erase(graph, node)
 
 
 def _are_equal(a: Any, b: Any) -> bool:
     """Are they one node, or the same view of one?"""
     if a is b:
         return True
-    return a.target in _VIEWS and a.target is b.target and a.args[1:] == b.args[1:] and _are_equal(a.args[0], b.args[0])
+    return a.target in VIEWS and a.target is b.target and a.args[1:] == b.args[1:] and _are_equal(a.args[0], b.args[0])
 
 
 def _has_rows(matrix: torch.Tensor) -> bool:
@@ -194,27 +178,14 @@ def _has_rows(matrix: torch.Tensor) -> bool:
     return matrix.dtype == torch.bfloat16 and matrix.stride(1) == 1 and matrix.stride(0) % 8 == 0
 
 
-def _value(node: Any) -> torch.Tensor:
-    value = node.meta["val"]
-    assert isinstance(value, torch.Tensor)
-    return value
-
-
 def _brought_before(place: Node, node: Any) -> bool:
     """Move a node, and what it is a view of, before another. False where that takes more than views."""
     if node < place:
         return True
-    if node.target not in _VIEWS or not _brought_before(place, node.args[0]):
+    if node.target not in VIEWS or not _brought_before(place, node.args[0]):
         return False
     place.prepend(node)
     return True
-
-
-def _call(graph: torch.fx.Graph, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], like: Node) -> Node:
-    values, named = torch.fx.map_arg((args, kwargs), lambda node: node.meta["val"])
-    with fake_mode_of(values, named):
-        value = op(*values, **named)
-    return _with_value(graph.call_function(op, args, kwargs), value, like)
 
 
 def _call_functional(
@@ -224,36 +195,8 @@ def _call_functional(
     with fake_mode_of((), named):
         out = op(**named)
     value = (out, *(named[name] for name in written))
-    return _with_value(graph.call_function(_FUNCTIONAL, (op,), kwargs), value, like)
+    return with_value(graph.call_function(_FUNCTIONAL, (op,), kwargs), value, like)
 
 
 def _item(graph: torch.fx.Graph, node: Node, index: int) -> Node:
-    return _with_value(graph.call_function(operator.getitem, (node, index)), node.meta["val"][index], node)
-
-
-def _shaped(graph: torch.fx.Graph, node: Node, shape: Sequence[Any]) -> Node:
-    """The node, viewed in a shape if it has another."""
-    value = _value(node)
-    if value.shape == tuple(shape):
-        return node
-    with fake_mode_of((value,), {}):
-        viewed = value.view(shape)
-    return _with_value(graph.call_function(_aten.view.default, (node, list(shape))), viewed, node)
-
-
-def _with_value(node: Node, value: Any, like: Node) -> Node:
-    left_out = ("val", "tensor_meta", "eager_input_vals")
-    node.meta = {name: item for name, item in like.meta.items() if name not in left_out}
-    node.meta["val"] = value
-    return node
-
-
-def _erase(graph: torch.fx.Graph, node: Node) -> None:
-    """Erase a node if nothing reads it, and of what it has read products, views and parts of results likewise."""
-    if node.users:
-        return
-    operands = node.all_input_nodes
-    graph.erase_node(node)
-    for operand in operands:
-        if operand.target in (*_VIEWS, *_PRODUCTS, operator.getitem):
-            _erase(graph, operand)
+    return with_value(graph.call_function(operator.getitem, (node, index)), node.meta["val"][index], node)
