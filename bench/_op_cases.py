@@ -224,7 +224,7 @@ class _GatedMlp(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, gate, up, gate_weight, up_weight, down_weight = ctx.saved_tensors
         grad_gate, grad_up, out = liger.mm_glu_backward(grad, down_weight, gate, up, activation="silu")
-        grad_x = liger.mm(grad_gate, gate_weight).add_(liger.mm(grad_up, up_weight))
+        grad_x = liger.addmm(liger.mm(grad_up, up_weight), grad_gate, gate_weight)
         of_weights = ((grad_gate, x), (grad_up, x), (grad, out))
         return grad_x, *(liger.mm(outer.t(), inner) for outer, inner in of_weights)
 
