@@ -111,6 +111,7 @@ __device__ inline void store_tile_streaming(const CUtensorMap& map, const void* 
       "r"(shared_address(shared)), "r"(column), "r"(row), "l"(streaming_policy())
       : "memory");
 }
+
 __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until shared memory may be written again, but for that of the last kLeft commits.
 template <int kLeft = 0>
@@ -177,11 +178,11 @@ __device__ inline void read_after_products(float (&values)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
 }
 
-// d (+)= a @ b^T of one step: a [64, 16], b [192, 16], d a fragment of [64, 192]. Runs asynchronously.
+// d += a @ b^T of one step: a [64, 16], b [192, 16], d a fragment of [64, 192]. Runs asynchronously.
 template <Major kA, Major kB>
-__device__ inline void multiply_64x192x16(float (&d)[96], std::uint64_t a, std::uint64_t b, bool accumulate) {
+__device__ inline void multiply_64x192x16(float (&d)[96], std::uint64_t a, std::uint64_t b) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %98, 0; wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, "
       "%8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, "
@@ -194,7 +195,7 @@ __device__ inline void multiply_64x192x16(float (&d)[96], std::uint64_t a, std::
       "%72, %73, %74, %75, %76, %77, %78, %79, "
       "%80, %81, %82, %83, %84, %85, %86, %87, "
       "%88, %89, %90, %91, %92, %93, %94, %95}, "
-      "%96, %97, p, 1, 1, %99, %100;}"
+      "%96, %97, 1, 1, 1, %98, %99;"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
         "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
         "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
@@ -207,7 +208,7 @@ __device__ inline void multiply_64x192x16(float (&d)[96], std::uint64_t a, std::
         "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]),
         "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]),
         "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
+      : "l"(a), "l"(b), "n"(static_cast<int>(kA)), "n"(static_cast<int>(kB)));
 }
 
 }  // namespace liger::kernels::hopper

@@ -24,8 +24,13 @@ constexpr int kProductThreads = 3 * kWarpGroup;
 struct ProductShape {
   int row_pairs;  // tiles of rows, two by two
   int column_tiles;
-  int inner_steps;
+  int inner_steps;  // of each part
+  int parts = 1;    // of the inner dimension, each multiplied apart, so that there are tiles for all blocks
 };
+
+__host__ __device__ constexpr int pairs_of(int rows) {
+  return (rows + kTileRows * kCluster - 1) / (kTileRows * kCluster);
+}
 
 struct ProductMaps {
   CUtensorMap a;
@@ -48,6 +53,7 @@ constexpr unsigned kStageBytes = (kTileRows + kTileColumns) * kInnerStep * sizeo
 struct TilePlace {
   int row;
   int column;
+  int part = 0;
 };
 
 // visit(place of the block's tile, how many tiles came before it). Clusters at work at the same time share rows and
@@ -57,11 +63,13 @@ __device__ inline void for_tiles(const ProductShape& shape, std::uint64_t chosen
   constexpr int kGroup = 8;  // pairs of rows whose columns are walked over together
   const int clusters = static_cast<int>(gridDim.x) / kCluster, tiles = shape.row_pairs * shape.column_tiles;
   int count = 0;
-  for (int tile = static_cast<int>(blockIdx.x) / kCluster; tile < tiles; tile += clusters) {
+  for (int of_all = static_cast<int>(blockIdx.x) / kCluster; of_all < tiles * shape.parts; of_all += clusters) {
+    const int part = of_all / tiles, tile = of_all - part * tiles;
     const int first = tile / (kGroup * shape.column_tiles) * kGroup, in_group = tile - first * shape.column_tiles;
     const int pairs = min(kGroup, shape.row_pairs - first), pair = first + in_group % pairs;
     if ((chosen >> (pair & 63) & 1) == 0) continue;
-    visit(TilePlace{(pair * kCluster + static_cast<int>(rank)) * kTileRows, in_group / pairs * kTileColumns}, count++);
+    const int row = (pair * kCluster + static_cast<int>(rank)) * kTileRows, column = in_group / pairs * kTileColumns;
+    visit(TilePlace{row, column, part}, count++);
   }
 }
 
@@ -115,9 +123,10 @@ __device__ inline void copy_operands(ProductShared& shared, const ProductMaps& m
       const unsigned stage = step % kStages, is_odd = step / kStages & 1;
       Barrier& full = shared.full[stage];
       shared.empty[stage].wait(is_odd ^ 1);
+      const int at = (place.part * shape.inner_steps + inner) * kInnerStep;
       full.arrive_announcing(kStageBytes);
-      copy_a<kA>(shared.a[stage], maps.a, full, place.row, inner * kInnerStep);
-      copy_b<kB, kPair>(shared.b[stage], maps.b[rank], full, place.column, inner * kInnerStep, static_cast<int>(rank));
+      copy_a<kA>(shared.a[stage], maps.a, full, place.row, at);
+      copy_b<kB, kPair>(shared.b[stage], maps.b[rank], full, place.column, at, static_cast<int>(rank));
     }
   });
 }
@@ -133,9 +142,10 @@ class TileProduct {
     // seen those before.
     if (count > 0) shared_.turn[group_].wait((count - 1) / 2 & 1);
     unsigned step = static_cast<unsigned>(count) * static_cast<unsigned>(inner_steps);
+    clear(sums);  // there may be no step at all
     for (int inner = 0; inner < inner_steps; ++inner, ++step) {
       shared_.full[step % kStages].wait(step / kStages & 1);
-      multiply_stage(sums, step % kStages, inner > 0);
+      multiply_stage(sums, step % kStages);
       if (inner == 0) continue;
       wait_for_products<1>();
       release((step - 1) % kStages);
@@ -144,11 +154,16 @@ class TileProduct {
     wait_for_products<0>();
     read_after_products(sums[0]);
     read_after_products(sums[1]);
-    release((step - 1) % kStages);
+    if (inner_steps > 0) release((step - 1) % kStages);
   }
 
  private:
-  __device__ void multiply_stage(float (&sums)[2][kFragment], unsigned stage, bool accumulate) {
+  __device__ static void clear(float (&sums)[2][kFragment]) {
+#pragma unroll
+    for (int i = 0; i < kFragment; ++i) sums[0][i] = sums[1][i] = 0.0f;
+  }
+
+  __device__ void multiply_stage(float (&sums)[2][kFragment], unsigned stage) {
     using A = OperandTile<kA>;
     using B = OperandTile<kB>;
     const std::uint64_t a = A::descriptor(shared_.a[stage]), b = B::descriptor(shared_.b[stage]);
@@ -156,8 +171,8 @@ class TileProduct {
 #pragma unroll
     for (unsigned k = 0; k < kInnerStep / 16; ++k) {
       const std::uint64_t a_step = a + k * A::kInnerOffset, b_step = b + k * B::kInnerOffset;
-      multiply_64x192x16<kA, kB>(sums[0], a_step, b_step, accumulate || k > 0);
-      multiply_64x192x16<kA, kB>(sums[1], a_step + A::kHalfOffset, b_step, accumulate || k > 0);
+      multiply_64x192x16<kA, kB>(sums[0], a_step, b_step);
+      multiply_64x192x16<kA, kB>(sums[1], a_step + A::kHalfOffset, b_step);
     }
     commit_products();
   }
@@ -274,10 +289,10 @@ __device__ inline void tiled_product(ProductShared& shared, const ProductMaps& m
                                      std::uint64_t chosen, unsigned rank, MakeFinish&& make_finish) {
   init_barriers(shared);
   if (threadIdx.x < kWarpGroup) {
-    give_registers<24>();
+    give_registers<40>();
     if (threadIdx.x == 0) copy_operands<kA, kB, kPair>(shared, maps, shape, chosen, rank);
   } else {
-    take_registers<240>();
+    take_registers<232>();
     const int group = static_cast<int>(threadIdx.x) / kWarpGroup - 1;
     TileProduct<kA, kB> product(shared, group);
     auto finish = make_finish(group);
