@@ -88,7 +88,8 @@ def heads(dtype: torch.dtype) -> None:
         target[3:5] = target[0]
         target[5] = -100
         ops.linear_cross_entropy(hidden, weight, target)
-        for chunk_rows in (0, 256):
+        for chunk_rows, labels in itertools.product((0, 256), (tokens, 40)):
+            target[labels:] = -100
             needs = {"needs_grad_hidden_states": True, "needs_grad_weight": True}
             ops.linear_cross_entropy_forward(hidden, weight, target, chunk_rows=chunk_rows, **needs)
 

@@ -96,7 +96,8 @@ ForwardResult run_forward(const Problem& problem, TorchDtype out_dtype, const Ne
                                              static_cast<float*>(grad_scale.mutable_data_ptr()));
   RowResults results(problem);
   const std::int64_t chunk_rows = problem.chunk_rows(requested_rows, needs.weight);
-  std::optional<Gradients> gradients = softmax_gradients(problem, needs, chunk_rows, scales, nullptr, &results, scope);
+  std::optional<Gradients> gradients =
+      softmax_gradients(problem, needs, requested_rows, scales, nullptr, &results, scope);
   if (!gradients) gradients = logit_gradients(problem, needs, chunk_rows, scales, results, scope);
   Tensor loss = reduce_rows(problem.op, results.row_loss, results.lse, problem.target_shape, problem.options, out_dtype,
                             scales, scope);
@@ -228,10 +229,11 @@ void add_kept_chunks(const Problem& problem, const Upstream& upstream, std::int6
 }
 
 Gradients backward_gradients(const Problem& problem, const Upstream& upstream, const Needs& needs,
-                             std::int64_t chunk_rows, const DeviceScope& scope) {
+                             std::int64_t requested_rows, const DeviceScope& scope) {
   const ScalesBuffer scales = compute_scales(problem.op, problem.classes, problem.options, scope);
+  const std::int64_t chunk_rows = problem.chunk_rows(requested_rows, needs.weight);
   if (!upstream.logits && upstream.loss) {
-    const auto result = softmax_gradients(problem, needs, chunk_rows, scales, &*upstream.loss, nullptr, scope);
+    const auto result = softmax_gradients(problem, needs, requested_rows, scales, &*upstream.loss, nullptr, scope);
     if (result) return *result;
   }
   GradientSums gradients(problem, needs, chunk_rows);
@@ -259,10 +261,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const DeviceScope scope(problem.hidden);
   const NoGrad no_grad;
   const Upstream upstream = make_upstream(problem, grad_loss, grad_logits, logits, lse);
-  const std::int64_t rows = problem.chunk_rows(chunk_rows, needs.weight);
   const Gradients gradients = needs.any() && problem.tokens > 0
-                                  ? backward_gradients(problem, upstream, needs, rows, scope)
-                                  : GradientSums(problem, needs, rows).result();
+                                  ? backward_gradients(problem, upstream, needs, chunk_rows, scope)
+                                  : GradientSums(problem, needs, problem.chunk_rows(chunk_rows, needs.weight)).result();
   return {gradients.hidden, gradients.weight, as_dtype(gradients.bias, problem.torch_dtype())};
 }
 

@@ -81,18 +81,73 @@ def test_only_wanted_gradients(wanted: str, reduction: str, device: str) -> None
     assert_as_accurate_on_average(fused, eager, make, frozen=frozen)
 
 
+def _gradients_in_chunks(
+    inputs: dict[str, Any], chunk_rows: int
+) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, Tensor, Tensor]]]:
+    """The op's results with reduction "sum"; and of dX and dW the exact ones, eager's, and those."""
+    needs = {"needs_grad_hidden_states": True, "needs_grad_weight": True}
+    results = liger.linear_cross_entropy_forward(**inputs, **needs, reduction="sum", chunk_rows=chunk_rows)
+
+    def gradients(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [inputs[name].to(dtype).requires_grad_() for name in ("hidden_states", "weight")]
+        return torch.autograd.grad(eager(*leaves, inputs["target"], reduction="sum"), leaves)
+
+    return results, list(zip(gradients(torch.float64), gradients(torch.bfloat16), results[2:4], strict=True))
+
+
+def _check_gradients(samples: list[list[tuple[Tensor, Tensor, Tensor]]]) -> None:
+    for name, drawn in zip(("hidden_states", "weight"), zip(*samples, strict=True), strict=True):
+        check_matmul_pooled(name, list(drawn), torch.bfloat16)
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 100, 256, 299])
 def test_chunks_make_the_same_rows(chunk_rows: int, device: str) -> None:
-    inputs = make_inputs((300,), 64, 777, torch.bfloat16, device)(torch.Generator().manual_seed(0))
-    needs = {"needs_grad_hidden_states": True, "needs_grad_weight": True}
-    whole, chunked = (
-        liger.linear_cross_entropy_forward(**inputs, **needs, reduction="sum", chunk_rows=rows)
-        for rows in (300, chunk_rows)
-    )
-    torch.testing.assert_close(chunked[0], whole[0], rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(chunked[1], whole[1], rtol=1e-6, atol=0.0)
-    for ours, expected in zip(chunked[2:4], whole[2:4], strict=True):
-        torch.testing.assert_close(ours, expected, rtol=2 * torch.finfo(torch.bfloat16).eps, atol=1e-3)
+    samples = []
+    for seed in range(4):
+        inputs = make_inputs((300,), 64, 777, torch.bfloat16, device)(torch.Generator().manual_seed(seed))
+        whole, _ = _gradients_in_chunks(inputs, 300)
+        chunked, drawn = _gradients_in_chunks(inputs, chunk_rows)
+        torch.testing.assert_close(chunked[0], whole[0], rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(chunked[1], whole[1], rtol=1e-6, atol=0.0)
+        samples.append(drawn)
+    _check_gradients(samples)
+
+
+@pytest.mark.parametrize("hidden_size", [64, 200])
+@pytest.mark.parametrize("chunk_rows", [0, 64, 300])
+@pytest.mark.parametrize("labelled", [1, 65, 500, 899])
+def test_few_labels(labelled: int, chunk_rows: int, hidden_size: int, device: str) -> None:
+    """Of 900 tokens, wherever they are: whole chunks may have none, the first and the last included."""
+    samples = []
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = make_inputs((900,), hidden_size, 500, torch.bfloat16, device)(generator)
+        inputs["target"] = torch.randint(0, 500, (900,), generator=generator).to(device)
+        ignored = torch.randperm(900, generator=generator)[labelled:].to(device)
+        inputs["target"][ignored] = -100
+        results, drawn = _gradients_in_chunks(inputs, chunk_rows)
+        assert (results[1][ignored] == 0).all() and (results[2][ignored] == 0).all()
+        samples.append(drawn)
+    _check_gradients(samples)
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 64])
+def test_no_label(chunk_rows: int, device: str) -> None:
+    inputs = make_inputs((300,), 64, 500, torch.bfloat16, device)(torch.Generator().manual_seed(0))
+    inputs["target"].fill_(-100)
+    results, _ = _gradients_in_chunks(inputs, chunk_rows)
+    assert all((result == 0).all() for result in results[:4])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_stands_in_ignored_rows_is_not_read(value: float, device: str) -> None:
+    inputs = make_inputs((600,), 64, 333, torch.bfloat16, device)(torch.Generator().manual_seed(0))
+    expected, _ = _gradients_in_chunks(inputs, 128)
+    inputs["hidden_states"] = inputs["hidden_states"].masked_fill((inputs["target"] < 0)[:, None], value)
+    actual, _ = _gradients_in_chunks(inputs, 128)
+    assert torch.equal(actual[0], expected[0])
+    if _is_hopper() and device == "cuda":  # elsewhere products of whole chunks have them, times 0
+        assert all(torch.equal(one, other) for one, other in zip(actual[1:4], expected[1:4], strict=True))
 
 
 @pytest.mark.parametrize("hidden_size", [64, 72])
@@ -101,15 +156,8 @@ def test_many_chunks_are_as_exact_as_eager(hidden_size: int, device: str) -> Non
     samples = []
     for seed in range(4):
         inputs = make_inputs((1024,), hidden_size, 300, torch.bfloat16, device)(torch.Generator().manual_seed(seed))
-        result = liger.linear_cross_entropy_forward(**inputs, needs_grad_weight=True, reduction="sum", chunk_rows=8)
-
-        def grad_weight(dtype: torch.dtype, inputs: dict[str, Any] = inputs) -> Tensor:
-            weight = inputs["weight"].to(dtype).requires_grad_()
-            loss = eager(inputs["hidden_states"].to(dtype), weight, inputs["target"], reduction="sum")
-            return torch.autograd.grad(loss, weight)[0]
-
-        samples.append((grad_weight(torch.float64), grad_weight(torch.bfloat16), result[3]))
-    check_matmul_pooled("grad weight", samples, torch.bfloat16)
+        samples.append(_gradients_in_chunks(inputs, 8)[1])
+    _check_gradients(samples)
 
 
 def test_the_same_again(device: str) -> None:

@@ -112,6 +112,19 @@ __device__ inline void store_tile_streaming(const CUtensorMap& map, const void* 
       : "memory");
 }
 
+// Bytes that follow each other in memory, by multiples of 16 at addresses of such.
+__device__ inline void load_bytes(void* shared, const void* global, Barrier& barrier, unsigned bytes) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(&barrier))
+               : "memory");
+}
+__device__ inline void store_bytes(void* global, const void* shared, unsigned bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared_address(shared)),
+               "r"(bytes)
+               : "memory");
+}
+
 __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until shared memory may be written again, but for that of the last kLeft commits.
 template <int kLeft = 0>

@@ -53,14 +53,14 @@ Status softmax_product(const SoftmaxProductArgs& args, const LaunchContext& cont
   hopper::SoftmaxProduct product = {};
   product.maps = {*a, {*b, *b}};
   product.out = *out;
-  product.shape = {static_cast<int>(hopper::tiles_of(args.rows, hopper::kTileRows * hopper::kCluster)),
-                   static_cast<int>(softmax_product_parts(args.vocab)),
-                   static_cast<int>(hopper::tiles_of(args.hidden_size, hopper::kInnerStep))};
+  product.shape.column_tiles = static_cast<int>(softmax_product_parts(args.vocab));
+  product.shape.inner_steps = static_cast<int>(hopper::tiles_of(args.hidden_size, hopper::kInnerStep));
   product.rows = static_cast<int>(args.rows);
   product.vocab = static_cast<int>(args.vocab);
   product.writes = writes;
   product.scale = args.scale;
   product.row = args.row;
+  product.counted = args.counted;
   product.partial_sums = args.partial_sums;
   for (const bool is_repeated : {false, true}) {
     product.is_repeated = is_repeated;

@@ -22,6 +22,7 @@ struct SoftmaxProduct {
   bool is_repeated;  // only rows whose shift was a bad guess
   float scale;
   SoftmaxRows row;
+  CountedRows counted;
   float* partial_sums;  // [rows, column tiles]
 };
 
@@ -126,7 +127,8 @@ class SoftmaxTile {
 __device__ inline std::uint64_t pairs_to_repeat(const SoftmaxProduct& product, unsigned long long& chosen) {
   if (threadIdx.x == 0) chosen = 0;
   __syncthreads();
-  for (int row = static_cast<int>(threadIdx.x); row < product.rows; row += static_cast<int>(blockDim.x))
+  const int counted = gpu::counted_rows(product.counted, product.rows);
+  for (int row = static_cast<int>(threadIdx.x); row < counted; row += static_cast<int>(blockDim.x))
     if (needs_other_shift(product.row, row)) atomicOr(&chosen, 1ull << (row / (kCluster * kTileRows) & 63));
   __syncthreads();
   return chosen;
@@ -139,8 +141,10 @@ __global__ void __launch_bounds__(kProductThreads, 1)
   __shared__ unsigned long long repeated;
   const std::uint64_t chosen = product.is_repeated ? pairs_to_repeat(product, repeated) : ~std::uint64_t{0};
   if (chosen == 0) return;
+  ProductShape shape = product.shape;
+  shape.row_pairs = pairs_of(gpu::counted_rows(product.counted, product.rows));
   auto& shared = *reinterpret_cast<ProductShared*>(memory);
-  tiled_product<Major::inner, Major::inner, false>(shared, product.maps, product.shape, chosen, blockIdx.x % kCluster,
+  tiled_product<Major::inner, Major::inner, false>(shared, product.maps, shape, chosen, blockIdx.x % kCluster,
                                                    [&](int group) { return SoftmaxTile(product, shared, group); });
 #endif
 }

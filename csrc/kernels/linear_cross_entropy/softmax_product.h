@@ -6,6 +6,9 @@
 // Gradients are a factor of the row times products of u, and what the row's own class adds: that is the largest part by
 // far where many classes are likely, and is kept in float32.
 //
+// Rows without a label are left out: softmax_order puts them behind all others, a chunk's rows are copied together, and
+// products pass over tiles that have none. How many there are is known on the device alone.
+//
 // Where a class is so much likelier than the row's own that the exponentials leave the range in which all this is as
 // exact, the row is computed again with its largest logit as the shift.
 #pragma once
@@ -26,6 +29,21 @@ struct SoftmaxRows {
   float* target_logit = nullptr;    // z_y
 };
 
+// The rows of a chunk that have a label are its first.
+struct CountedRows {
+  const std::int32_t* all = nullptr;  // how many of all tokens have one
+  std::int64_t first = 0;             // place of the chunk's first row among all tokens
+};
+
+// Tokens with a label in their order, then the others, from the last on.
+struct SoftmaxOrderArgs {
+  std::int64_t tokens = 0;
+  CrossEntropyTarget target;
+  std::int64_t vocab = 0;
+  std::int32_t* order = nullptr;    // [tokens]
+  std::int32_t* counted = nullptr;  // how many have a label
+};
+
 struct SoftmaxProductArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
@@ -35,14 +53,17 @@ struct SoftmaxProductArgs {
   ProductMatrix out;     // [rows, vocab], gets u; null: only the sums are wanted
   float scale = 1.0f;
   SoftmaxRows row;
+  CountedRows counted;
   float* partial_sums = nullptr;  // [rows, softmax_product_parts(vocab)]
 };
 
-// Labels and shifts, before the product.
+// Labels, shifts and the rows themselves, before the product.
 struct SoftmaxPrepareArgs {
   std::int64_t rows = 0;
   std::int64_t hidden_size = 0;
-  ProductMatrix hidden;
+  ProductMatrix hidden;                 // of all tokens
+  const std::int32_t* order = nullptr;  // [rows], the token of each
+  void* ordered_hidden = nullptr;       // [rows, hidden_size], gets the tokens' hidden states; 0 without a label
   ProductMatrix weight;
   CrossEntropyTarget target;
   std::int64_t vocab = 0;
@@ -50,36 +71,25 @@ struct SoftmaxPrepareArgs {
   SoftmaxRows row;
 };
 
-// After the product: losses, and the factors of the gradients. What is null is not wanted.
+// After the product: losses, and the factors of the gradients. What is null is not wanted. What is of tokens counts
+// all, in their own order.
 struct SoftmaxFinishArgs {
   std::int64_t rows = 0;
   std::int64_t vocab = 0;
   std::int64_t hidden_size = 0;
-  ProductMatrix hidden;
+  const std::int32_t* order = nullptr;  // [rows], the token of each
   SoftmaxRows row;
   const float* partial_sums = nullptr;
   const CrossEntropyScales* scales = nullptr;
   const float* grad_loss = nullptr;   // null: an upstream gradient of 1, in units of the scales' grad_unit
   std::int64_t grad_loss_stride = 0;  // 0: one value for all rows
   float scale = 1.0f;
-  float* row_loss = nullptr;  // [rows]
-  double* lse = nullptr;      // [rows]
+  float* row_loss = nullptr;  // [tokens]
+  double* lse = nullptr;      // [tokens]
   // d(loss)/d(hidden_states @ weight^T) is factor * u, and label_factor for the row's own class, [rows] each.
   float* factor = nullptr;
   float* label_factor = nullptr;
-  void* scaled_hidden = nullptr;  // [rows, hidden_size]: factor * hidden_states
-};
-
-// grad_hidden[row] = factor[row] * product[row] + label_factor[row] * weight[label[row]], rounded once
-struct SoftmaxGradHiddenArgs {
-  std::int64_t rows = 0;
-  std::int64_t hidden_size = 0;
-  const float* product = nullptr;  // [rows, hidden_size]: u @ weight
-  const float* factor = nullptr;
-  const float* label_factor = nullptr;
-  const std::int32_t* label = nullptr;
-  ProductMatrix weight;
-  void* grad_hidden = nullptr;  // [rows, hidden_size] in bfloat16
+  void* ordered_hidden = nullptr;  // [rows, hidden_size], gets factor * itself
 };
 
 // Whether the current device and the arguments are for softmax_product: Hopper, 16-byte-aligned rows, and a positive
@@ -88,9 +98,9 @@ bool supports_softmax_product(const SoftmaxProductArgs& args);
 // Sums that the product leaves of each row.
 std::int64_t softmax_product_parts(std::int64_t vocab);
 
+Status softmax_order(const SoftmaxOrderArgs& args, const LaunchContext& context);
 Status softmax_prepare(const SoftmaxPrepareArgs& args, const LaunchContext& context);
 Status softmax_product(const SoftmaxProductArgs& args, const LaunchContext& context);
 Status softmax_finish(const SoftmaxFinishArgs& args, const LaunchContext& context);
-Status softmax_grad_hidden(const SoftmaxGradHiddenArgs& args, const LaunchContext& context);
 
 }  // namespace liger::kernels

@@ -11,6 +11,11 @@ unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
 
 }  // namespace
 
+Status softmax_order(const SoftmaxOrderArgs& args, const LaunchContext& context) {
+  gpu::softmax_order_kernel<<<1, gpu::kOrderThreads, 0, gpu::stream_of(context)>>>(args);
+  return gpu::launch_status();
+}
+
 Status softmax_prepare(const SoftmaxPrepareArgs& args, const LaunchContext& context) {
   if (args.rows == 0) return {};
   gpu::with_warp_size([&](auto warp) {

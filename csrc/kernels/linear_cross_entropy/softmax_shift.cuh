@@ -29,10 +29,16 @@ __device__ inline float shift_of(const SoftmaxRows& rows, std::int64_t row, bool
   return knows_largest && needs_other_shift(rows, row) ? from_order(rows.largest[row]) : rows.shift[row];
 }
 
-// The bits of a number with the last 8 rounded away: to nearest, ties to even.
-__device__ inline unsigned rounded_to_24_bits(float value) {
+// The bits of a number with the last 12 rounded away: to nearest, ties to even.
+__device__ inline unsigned rounded_to_20_bits(float value) {
   const unsigned bits = __float_as_uint(value);
-  return value == value ? bits + 0x7fu + (bits >> 8 & 1u) : bits;
+  return value == value ? bits + 0x7ffu + (bits >> 12 & 1u) : bits;
+}
+
+// How many rows of a chunk have a label.
+__device__ inline int counted_rows(const CountedRows& counted, int rows) {
+  const std::int64_t left = *counted.all - counted.first;
+  return static_cast<int>(max(std::int64_t{0}, min(std::int64_t{rows}, left)));
 }
 
 }  // namespace liger::kernels::gpu

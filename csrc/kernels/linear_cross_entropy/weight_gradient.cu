@@ -15,18 +15,18 @@ Status weight_gradient(const WeightGradientArgs& args, const LaunchContext& cont
   if (args.rows == 0) return {};
   const auto a = MatrixOfTiles{args.exponentials, args.rows, args.vocab, hopper::kInnerStep}.map();
   const auto b = MatrixOfTiles{args.scaled_hidden, args.rows, args.hidden_size, hopper::kSharedInner}.map();
-  const std::int64_t width = LowerBytes::width(args.hidden_size);
-  const MatrixOfTiles upper_tiles{{args.upper, args.hidden_size}, args.vocab, args.hidden_size, hopper::kHalfRows};
-  const MatrixOfTiles lower_tiles{{args.lower, width}, args.vocab, width, hopper::kHalfRows, hopper::kBoxColumns, true};
-  const auto upper = upper_tiles.map(), lower = args.lower == nullptr ? upper : lower_tiles.map();
-  if (!a || !b || !upper || !lower) return Status("the driver refuses the layout of a matrix");
+  static_assert(LowerBits::kBox == hopper::kHalfRows && LowerBits::kBox == hopper::kBoxColumns);
+  const ProductMatrix result{args.upper, args.hidden_size};
+  const auto upper = MatrixOfTiles{result, args.vocab, args.hidden_size, hopper::kHalfRows}.map();
+  if (!a || !b || !upper) return Status("the driver refuses the layout of a matrix");
   hopper::WeightGradient gradient = {};
   gradient.maps = {*a, {*b, *b}};
   gradient.upper = *upper;
-  gradient.lower = *lower;
-  gradient.shape = {static_cast<int>(hopper::tiles_of(args.vocab, hopper::kTileRows * hopper::kCluster)),
-                    static_cast<int>(hopper::tiles_of(args.hidden_size, hopper::kTileColumns)),
-                    static_cast<int>(hopper::tiles_of(args.rows, hopper::kInnerStep))};
+  gradient.lower = static_cast<unsigned char*>(args.lower);
+  gradient.shape.row_pairs = static_cast<int>(hopper::tiles_of(args.vocab, hopper::kTileRows * hopper::kCluster));
+  gradient.shape.column_tiles = static_cast<int>(hopper::tiles_of(args.hidden_size, hopper::kTileColumns));
+  gradient.rows = static_cast<int>(args.rows);
+  gradient.counted = args.counted;
   gradient.vocab = static_cast<int>(args.vocab);
   gradient.hidden_size = static_cast<int>(args.hidden_size);
   gradient.is_first = args.is_first;

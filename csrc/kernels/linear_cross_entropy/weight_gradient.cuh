@@ -10,18 +10,21 @@ namespace liger::kernels::hopper {
 // By value, as a constant of the grid.
 struct WeightGradient {
   ProductMaps maps;  // of u and scaled_hidden
-  CUtensorMap upper, lower;
+  CUtensorMap upper;
+  unsigned char* lower;
   ProductShape shape;
   int vocab;
   int hidden_size;
   bool is_first;
   bool is_last;
+  int rows;
+  CountedRows counted;
   const std::int32_t* row_of_class;
   const float* label_sums;
 };
 
-// Adds a tile to what is there, box by box. Two boxes of both parts are in shared memory at a time: while one is added
-// to, the next one is on its way.
+// Adds a tile to what is there, box by box. kSlots boxes of both parts are in shared memory at a time: while one is
+// added to, the next ones are on their way.
 class WeightGradientTile : public TileFinish {
  public:
   __device__ WeightGradientTile(const WeightGradient& gradient, ProductShared& shared, int group)
@@ -40,16 +43,28 @@ class WeightGradientTile : public TileFinish {
   }
 
  private:
-  static constexpr int kSlots = 2, kBoxes = kTileColumns / kBoxColumns, kPasses = 2 * kBoxes;
-  static_assert(kPasses % kSlots == 0);
+  static constexpr int kBoxes = kTileColumns / kBoxColumns, kPasses = 2 * kBoxes;
+  static constexpr int kSlot = kBox + static_cast<int>(LowerBits::kBoxBytes / sizeof(std::uint16_t));
+  static_assert(kPasses % kSlots == 0 && kSlots * kSlot <= kOutBoxes * kBox);
 
   // The two rows of a thread, 8 apart: of the label sums, or null.
   struct LabelRows {
     const float* row[2];
   };
 
-  __device__ std::uint16_t* upper(int pass) const { return boxes_ + pass % kSlots * 2 * kBox; }
-  __device__ std::uint8_t* lower(int pass) const { return reinterpret_cast<std::uint8_t*>(upper(pass) + kBox); }
+  __device__ std::uint16_t* upper(int pass) const { return boxes_ + pass % kSlots * kSlot; }
+  __device__ std::uint16_t* lower(int pass) const { return upper(pass) + kBox; }
+  // Of this thread: a word for each 16 columns of the box.
+  __device__ uint4& own_lower(int pass) const {
+    return reinterpret_cast<uint4*>(lower(pass))[threadIdx.x % kWarpGroup];
+  }
+  __device__ bool has_lower(TilePlace box) const {
+    return box.row < gradient_.vocab && box.column < gradient_.hidden_size;
+  }
+  __device__ unsigned char* lower_in_memory(TilePlace box) const {
+    const std::int64_t row = box.row / LowerBits::kBox, column = box.column / LowerBits::kBox;
+    return gradient_.lower + (row * LowerBits::boxes(gradient_.hidden_size) + column) * LowerBits::kBoxBytes;
+  }
   __device__ static TilePlace place_of(TilePlace tile, int pass) {
     return {tile.row + pass / kBoxes * kHalfRows, tile.column + pass % kBoxes * kBoxColumns};
   }
@@ -58,16 +73,16 @@ class WeightGradientTile : public TileFinish {
     if (gradient_.is_first) return;
     const TilePlace place = place_of(tile, pass);
     Barrier& loaded = loaded_[pass % kSlots];
-    loaded.arrive_announcing(kBox * (sizeof(std::uint16_t) + sizeof(std::uint8_t)));
+    const bool loads_lower = has_lower(place);
+    loaded.arrive_announcing(kBox * sizeof(std::uint16_t) + (loads_lower ? LowerBits::kBoxBytes : 0));
     load_tile_streaming(upper(pass), gradient_.upper, loaded, place.column, place.row);
-    // Not as streaming: the box beside has the other half of each line.
-    load_tile(lower(pass), gradient_.lower, loaded, place.column, place.row);
+    if (loads_lower) load_bytes(lower(pass), lower_in_memory(place), loaded, LowerBits::kBoxBytes);
   }
 
   __device__ void store(TilePlace tile, int pass) {
     const TilePlace place = place_of(tile, pass);
     store_tile_streaming(gradient_.upper, upper(pass), place.column, place.row);
-    if (!gradient_.is_last) store_tile(gradient_.lower, lower(pass), place.column, place.row);
+    if (!gradient_.is_last && has_lower(place)) store_bytes(lower_in_memory(place), lower(pass), LowerBits::kBoxBytes);
     commit_stores();
   }
 
@@ -80,21 +95,25 @@ class WeightGradientTile : public TileFinish {
     for (int box = 0; box < kBoxes; ++box) {
       const int pass = kHalf * kBoxes + box;
       wait(pass);
+      uint4 packed = {};
+      if (!gradient_.is_first) packed = own_lower(pass);
+      std::uint32_t words[kBoxColumns / 16] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
       for (int block = 0; block < kBoxColumns / 16; ++block) {
         float values[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) values[i] = sums[(box * (kBoxColumns / 16) + block) * 8 + i];
         if (gradient_.row_of_class != nullptr) add_labels(values, labels, tile.column + box * kBoxColumns + block * 16);
-        add_block(values, pass, block);
+        add_block(values, fragment_address(upper(pass), block), words[block]);
       }
+      if (!gradient_.is_last) own_lower(pass) = {words[0], words[1], words[2], words[3]};
       publish_shared();
       group_sync(barrier_);
       if (!copies_) continue;
       store(tile, pass);
-      if (pass + kSlots >= kPasses) continue;
-      wait_for_stores_to_read();
-      load(tile, pass + kSlots);
+      if (pass == 0 || pass - 1 + kSlots >= kPasses) continue;
+      wait_for_stores_to_read<1>();
+      load(tile, pass - 1 + kSlots);
     }
   }
 
@@ -123,22 +142,19 @@ class WeightGradientTile : public TileFinish {
     }
   }
 
-  __device__ void add_block(float (&values)[8], int pass, int block) const {
-    const std::uint32_t at_upper = fragment_address(upper(pass), block);
-    std::uint32_t* at_lower[2] = {lower_word(pass, block, 0), lower_word(pass, block, 8)};
-    std::uint32_t high[4];
+  // `lower`: of each value 4 bits, the first lowest.
+  __device__ void add_block(float (&values)[8], std::uint32_t at_upper, std::uint32_t& lower) const {
     if (!gradient_.is_first) {
+      std::uint32_t high[4];
       load_matrices(high, at_upper);
-      const std::uint32_t low[2] = {*at_lower[0], *at_lower[1]};
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
-        // Bytes from the top: two of the upper part, one of the lower, and none.
-        const unsigned of_low = pair / 2 == 0 ? low[pair % 2] : low[pair % 2] >> 16;
-        values[2 * pair] += __uint_as_float(__byte_perm(high[pair], of_low, 0x1040) & 0xffffff00u);
-        values[2 * pair + 1] += __uint_as_float(__byte_perm(high[pair], of_low, 0x3250) & 0xffffff00u);
+        const std::uint32_t bits = lower >> 8 * pair;
+        values[2 * pair] += __uint_as_float(high[pair] << 16 | (bits & 0xfu) << 12);
+        values[2 * pair + 1] += __uint_as_float((high[pair] & 0xffff0000u) | (bits & 0xf0u) << 8);
       }
     }
-    gradient_.is_last ? store_rounded(values, at_upper) : store_kept(values, at_upper, at_lower);
+    gradient_.is_last ? store_rounded(values, at_upper) : store_kept(values, at_upper, lower);
   }
 
   __device__ static void store_rounded(const float (&values)[8], std::uint32_t at_upper) {
@@ -146,27 +162,17 @@ class WeightGradientTile : public TileFinish {
                               pack_bfloat16(values[4], values[5]), pack_bfloat16(values[6], values[7])});
   }
 
-  __device__ static void store_kept(const float (&values)[8], std::uint32_t at_upper,
-                                    std::uint32_t* const (&at_lower)[2]) {
-    std::uint32_t high[4], low[4];
+  __device__ static void store_kept(const float (&values)[8], std::uint32_t at_upper, std::uint32_t& lower) {
+    std::uint32_t high[4];
+    lower = 0;
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      const unsigned first = gpu::rounded_to_24_bits(values[2 * pair]);
-      const unsigned second = gpu::rounded_to_24_bits(values[2 * pair + 1]);
+      const unsigned first = gpu::rounded_to_20_bits(values[2 * pair]);
+      const unsigned second = gpu::rounded_to_20_bits(values[2 * pair + 1]);
       high[pair] = __byte_perm(first, second, 0x7632);
-      low[pair] = __byte_perm(first, second, 0x0051);  // in its lower half
+      lower |= ((first >> 12 & 0xfu) | (second >> 8 & 0xf0u)) << 8 * pair;
     }
     store_matrices(at_upper, high);
-    *at_lower[0] = __byte_perm(low[0], low[2], 0x5410);
-    *at_lower[1] = __byte_perm(low[1], low[3], 0x5410);
-  }
-
-  // The bytes of a thread in one of its two rows and 16 columns: see LowerBytes. In the copy engine's swizzle.
-  __device__ std::uint32_t* lower_word(int pass, int block, int row_offset) const {
-    const unsigned lane = threadIdx.x % 32;
-    const unsigned row = threadIdx.x % kWarpGroup / 32 * 16 + lane / 4 + static_cast<unsigned>(row_offset);
-    const unsigned at = row * kBoxColumns + (static_cast<unsigned>(block) ^ (row / 2 % 4)) * 16 + lane % 4 * 4;
-    return reinterpret_cast<std::uint32_t*>(lower(pass) + at);
   }
 
   const WeightGradient& gradient_;
@@ -177,9 +183,13 @@ __global__ void __launch_bounds__(kProductThreads, 1)
     weight_gradient_kernel(const __grid_constant__ WeightGradient gradient) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char memory[];
+  const int counted = gpu::counted_rows(gradient.counted, gradient.rows);
+  if (counted == 0 && !gradient.is_first && !gradient.is_last) return;  // the sums stay
+  ProductShape shape = gradient.shape;
+  shape.inner_steps = (counted + kInnerStep - 1) / kInnerStep;
   auto& shared = *reinterpret_cast<ProductShared*>(memory);
   tiled_product<Major::outer, Major::outer, false>(
-      shared, gradient.maps, gradient.shape, ~std::uint64_t{0}, blockIdx.x % kCluster,
+      shared, gradient.maps, shape, ~std::uint64_t{0}, blockIdx.x % kCluster,
       [&](int group) { return WeightGradientTile(gradient, shared, group); });
 #endif
 }

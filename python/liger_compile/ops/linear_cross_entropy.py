@@ -13,7 +13,8 @@ accumulated in float32, in the memory that its rounded form needs and as much ag
 On a GPU of compute capability 9.0, in bfloat16 without bias, softcap, label smoothing and z-loss, with a positive
 logit_scale and rows that start at multiples of 16 bytes, logits are not rounded, and of a chunk's logits only their
 exponentials are kept; without gradients nothing is. There the sums of the weight's gradient over chunks are rounded to
-24 bits after each chunk, and take half as much memory beside the result as that itself.
+20 bits after each chunk, of which the result has 16, and take a quarter of its memory beside it. Tokens without a label
+are left out: nothing is multiplied for chunks of them.
 
 With reduction "none" the backward pass makes the logits again, and folds the upstream gradient of each token in.
 
