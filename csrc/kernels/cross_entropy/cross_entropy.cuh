@@ -124,8 +124,9 @@ __device__ inline void write_zeros(T* out, const RowSplit& split) {
     out[edge_column<T>(split, edge)] = gpu::from_float<T>(0.0f);
 }
 
-// Threads of a multiprocessor that run the forward pass, in several blocks, so that some read while others reduce.
-inline constexpr int kForwardThreads = 1536;
+// Threads of a multiprocessor that run the forward pass, in several blocks, so that some read while others reduce. With
+// half as many again an H100 reads 0.92 times as fast.
+inline constexpr int kForwardThreads = 1024;
 
 // Each block takes rows in turn. One warp writes what became of a row while the others read the next one.
 template <typename T, bool kSoftcap, bool kWrite, int kWarp, int kThreads>
