@@ -198,3 +198,13 @@ def _gradients(outs: list[Tensor], leaves: dict[str, Tensor], seeds: list[Tensor
 def _named(outs: list[Tensor], grads: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     named = {f"out[{index}]": out.detach() for index, out in enumerate(outs)}
     return named | {f"grad {name}": value for name, value in (grads or {}).items()}
+
+
+def layouts_of(matrix: Tensor) -> list[Tensor]:
+    """The same values by columns, within a larger matrix, misaligned, and with gaps between elements."""
+    rows, columns = matrix.shape
+    by_columns = matrix.t().contiguous().t()
+    within = matrix.new_zeros(rows + 1, columns + 8)[1:, 8:]
+    misaligned = matrix.new_zeros(rows, columns + 1)[:, 1:]
+    gaps = matrix.new_zeros(rows, 2 * columns)[:, ::2]
+    return [by_columns, *(target.copy_(matrix) for target in (within, misaligned, gaps))]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._functorch.config as functorch_config
 
 import liger_compile
-from liger_compile import rewriting
+from liger_compile import products, rewriting
 
 ScriptRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -20,6 +21,15 @@ def fresh() -> Iterator[None]:
     liger_compile.reset()
     rewriting._warned.clear()
     yield
+
+
+@pytest.fixture
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if our products paid on every device and for every size; no graph comes from a cache."""
+    monkeypatch.setattr(products, "_FEWEST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(products, "_chooses_better", lambda device: True)
+    with functorch_config.patch(enable_autograd_cache=False), torch._inductor.config.patch(fx_graph_cache=False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch._functorch.config as functorch_config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-from liger_compile import products
 from liger_compile.gated_products import join_gated_units
 
 liger = torch.ops.liger
-
-
-@pytest.fixture
-def everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if our ops paid on every device and for every size."""
-    monkeypatch.setattr(products, "_FEWEST_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(products, "_chooses_better", lambda device: True)
-    torch._dynamo.reset()
-    with functorch_config.patch(enable_autograd_cache=False), torch._inductor.config.patch(fx_graph_cache=False):
-        yield
 
 
 class Mlp(nn.Module):

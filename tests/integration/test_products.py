@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -15,16 +13,6 @@ import liger_compile.ops  # noqa: F401
 from liger_compile import products
 
 mm = torch.ops.liger.mm
-
-
-@pytest.fixture
-def everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if our choice were better on every device and for every size."""
-    monkeypatch.setattr(products, "_FEWEST_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(products, "_chooses_better", lambda device: True)
-    torch._dynamo.reset()
-    with functorch_config.patch(enable_autograd_cache=False), torch._inductor.config.patch(fx_graph_cache=False):
-        yield
 
 
 class Block(nn.Module):

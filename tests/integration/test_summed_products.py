@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 from torch._inductor.utils import run_and_get_code
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -19,16 +17,6 @@ from liger_compile.tiny_models import tiny_model
 
 aten, liger = torch.ops.aten, torch.ops.liger
 INNER = ["inductor", "aot_eager"]
-
-
-@pytest.fixture
-def everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if our ops paid on every device and for every size."""
-    monkeypatch.setattr(products, "_FEWEST_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(products, "_chooses_better", lambda device: True)
-    torch._dynamo.reset()
-    with functorch_config.patch(enable_autograd_cache=False), torch._inductor.config.patch(fx_graph_cache=False):
-        yield
 
 
 class Layers(nn.Module):

@@ -10,7 +10,7 @@ from cross_entropy_cases import check_matmul_pooled
 from torch import Tensor
 
 import liger_compile.ops  # noqa: F401
-from numerics import random_tensor
+from numerics import layouts_of, random_tensor
 
 liger = torch.ops.liger
 SIZES = [(1, 1, 1), (3, 5, 7), (64, 96, 80), (257, 72, 200), (513, 200, 130)]
@@ -48,16 +48,6 @@ def test_rounds_once(dtype: torch.dtype, sizes: tuple[int, int, int], device: st
     assert torch.equal(liger.addmm(addend, a, b), exact.to(dtype))
 
 
-def _layouts(matrix: Tensor) -> list[Tensor]:
-    """The same values by columns, within a larger matrix, misaligned, and with gaps between elements."""
-    rows, columns = matrix.shape
-    by_columns = matrix.t().contiguous().t()
-    within = matrix.new_zeros(rows + 1, columns + 8)[1:, 8:]
-    misaligned = matrix.new_zeros(rows, columns + 1)[:, 1:]
-    gaps = matrix.new_zeros(rows, 2 * columns)[:, ::2]
-    return [by_columns, *(target.copy_(matrix) for target in (within, misaligned, gaps))]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("place", range(3))
 def test_any_layout(place: int, dtype: torch.dtype, device: str) -> None:
@@ -66,7 +56,7 @@ def test_any_layout(place: int, dtype: torch.dtype, device: str) -> None:
     for seed in range(8):
         tensors = list(_tensors(130, 64, 96, dtype, device, seed))
         exact, given = tensors[0].double() + tensors[1].double() @ tensors[2].double(), tensors[place]
-        for layout, other in enumerate(_layouts(given)):
+        for layout, other in enumerate(layouts_of(given)):
             tensors[place] = other
             addend, a, b = tensors
             actual = liger.addmm(addend, a, b)

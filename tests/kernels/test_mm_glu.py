@@ -12,7 +12,7 @@ from cross_entropy_cases import check_matmul_pooled
 from torch import Tensor
 
 import liger_compile.ops  # noqa: F401
-from numerics import random_tensor
+from numerics import layouts_of, random_tensor
 
 liger = torch.ops.liger
 
@@ -140,16 +140,6 @@ def test_saturated(device: str) -> None:
         assert value.isfinite().all()
 
 
-def _layouts(matrix: Tensor) -> list[Tensor]:
-    """The same values by columns, within a larger matrix, misaligned, and with gaps between elements."""
-    rows, columns = matrix.shape
-    by_columns = matrix.t().contiguous().t()
-    within = matrix.new_zeros(rows + 1, columns + 8)[1:, 8:]
-    misaligned = matrix.new_zeros(rows, columns + 1)[:, 1:]
-    gaps = matrix.new_zeros(rows, 2 * columns)[:, ::2]
-    return [by_columns, *(target.copy_(matrix) for target in (within, misaligned, gaps))]
-
-
 @pytest.mark.parametrize("name", ["a", "gate_b", "up_b", "b", "gate", "up"])
 def test_any_layout(name: str, device: str) -> None:
     tensors = _tensors(130, 64, 96, torch.bfloat16, device)
@@ -157,7 +147,7 @@ def test_any_layout(name: str, device: str) -> None:
     calls = [_forward] * is_forward + [_backward] * (name not in ("gate_b", "up_b"))
     for call in calls:
         expected = call(tensors, "silu")
-        for other in _layouts(tensors[name]):
+        for other in layouts_of(tensors[name]):
             for actual, wanted in zip(call({**tensors, name: other}, "silu"), expected, strict=True):
                 torch.testing.assert_close(actual, wanted, rtol=2e-2, atol=2e-2)
 
