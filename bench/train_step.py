@@ -115,8 +115,11 @@ def run_variants(script: str, arguments: argparse.Namespace, measure: Callable[.
     if arguments.one:
         arguments.json.write_text(json.dumps(measure(arguments)))
         sys.exit()
-    names = [name for name in arguments.variants.split(",") if name]
-    return {name: run_in_process(script, name, sys.argv[1:]) for name in names}
+    results = {}
+    for name in (name for name in arguments.variants.split(",") if name):
+        results[name] = run_in_process(script, name, sys.argv[1:])
+        print(name, results[name].get("timing", ""), flush=True)  # all that is left where time runs out
+    return results
 
 
 def row(variant: str, result: dict[str, Any]) -> list[str]:
