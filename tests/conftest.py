@@ -1,5 +1,10 @@
 """Fixtures shared by all tests."""
 
+import os
+
+# Tests run beside each other: a thread that waits for others must not keep a core from them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 
