@@ -80,19 +80,20 @@ def check_pooled(
 
     Such results carry many roundings that neither computation chooses (the order of the product's sums, a loss in
     float32 of bfloat16 logits), and in a single draw it is luck which of the two ends nearer to the truth. Errors are
-    relative to the truth's largest magnitude, pooled over the draws; the unit in the last place is that of
-    `unit_dtype`, the narrowest dtype that the computation rounds to. `only_rms` leaves the maximum out: in a gradient
-    at the end of a whole model one early rounding moves many elements together, so that its maximum is one draw.
+    relative to the truth's largest magnitude in all draws: relative to that of each draw, one in which nearly all of it
+    cancels (the gradient of a router) would outweigh the others. The unit in the last place is that of `unit_dtype`,
+    the narrowest dtype that the computation rounds to. `only_rms` leaves the maximum out: in a gradient at the end of a
+    whole model one early rounding moves many elements together, so that its maximum is one draw.
     """
-    ours, theirs, unit = [], [], 0.0
+    largest = max(truth.abs().max().item() for truth, _, _ in samples)
+    ours, theirs = [], []
     for truth, eager, fused in samples:
         assert fused.shape == eager.shape and fused.dtype == eager.dtype, f"{label}: {fused.dtype}{tuple(fused.shape)}"
         assert bool(torch.isfinite(fused).all()), f"{label}: not finite"
-        largest = truth.abs().max().item()
-        assert largest > 0.0, f"{label}: the truth is all zero, so the comparison says nothing"
+        assert bool(truth.any()), f"{label}: the truth is all zero, so the comparison says nothing"
         theirs.append((eager.double() - truth).abs().flatten() / largest)
         ours.append((fused.double() - truth).abs().flatten() / largest)
-        unit = max(unit, ulp(largest, unit_dtype) / largest)
+    unit = ulp(largest, unit_dtype) / largest
     norms = {"rms": lambda errors: errors.square().mean().sqrt(), "largest": torch.amax}
     for kind in ("rms",) if only_rms else ("rms", "largest"):
         our_error, eager_error = (norms[kind](torch.cat(errors)).item() for errors in (ours, theirs))
