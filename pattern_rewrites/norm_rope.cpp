@@ -37,13 +37,16 @@ Verdict require_head_dim(const graph::SymInt& head_dim) {
                         std::to_string(kWidestHead));
 }
 
-bool same_number(const Match& a, const Match& b, const Pattern& number) {
-  const auto x = a.literal(number), y = b.literal(number);
-  return x || y ? x == y : a.id(number) == b.id(number);
+bool same_number(const Argument& a, const Argument& b) {
+  const auto* x = std::get_if<graph::NodeRef>(&a);
+  const auto* y = std::get_if<graph::NodeRef>(&b);
+  return x != nullptr && y != nullptr ? x->id == y->id
+                                      : a.index() == b.index() && std::get<double>(a) == std::get<double>(b);
 }
 
 Verdict require_same_norm(const Match& query, const Match& key, const NormPattern& norm) {
-  if (!same_number(query, key, norm.eps)) return because("the norms of query and key have different eps");
+  if (!same_number(norm.eps_of(query), norm.eps_of(key)))
+    return because("the norms of query and key have different eps");
   if (query.has(norm.one_plus) != key.has(norm.one_plus)) return because("only one of the norms scales by 1 + weight");
   const std::optional<Pattern> query_weight = norm.weight_of(query), key_weight = norm.weight_of(key);
   if (query_weight.has_value() != key_weight.has_value()) return because("only one of the norms has a weight");
@@ -65,9 +68,7 @@ Rule norm_rope() {
   return Rule("norm_rope")
       .match(rotation.y)
       .leave_refusals_to_others()
-      .require([=](const Match& m) { return require_norm_weight(m, norm); })
-      .require([=](const Match& m) { return require_norm_dtypes(m, norm); })
-      .require([=](const Match& m) { return require_norm_roundings(m, norm); })
+      .require([=](const Match& m) { return require_norm(m, norm); })
       .require([=](const Match& m) { return require_same_dtype(m[norm.x], m[norm.y]); })
       .require([=](const Match& m) { return require_tables(m, rotation); })
       .require([=](const Match& m) { return require_rotated_dtype(m, rotation); })
@@ -82,7 +83,7 @@ Rule norm_rope() {
         Expr call{"liger::norm_rope", {moved(query, norm.x, moves), moved(key, norm.x, moves)}, {}};
         call.args.push_back(weight_argument(query, norm));
         call.args.push_back(weight_argument(key, norm));
-        call.args.insert(call.args.end(), {query(rotation.cos), query(rotation.sin), query(norm.eps)});
+        call.args.insert(call.args.end(), {query(rotation.cos), query(rotation.sin), norm.eps_of(query)});
         if (query.has(norm.one_plus)) call.kwarg("weight_offset", 1.0);
         add_layouts(call, query, key, rotation);
         return Replacement{call,

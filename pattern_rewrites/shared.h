@@ -73,18 +73,17 @@ inline Verdict require_number(const graph::Value& value, const std::string& name
   return number_in(value) ? ok() : because(name + " is not a literal number");
 }
 
-// RMSNorm of `x`, defined in rms_norm.cpp: `y` is the normalised value. A call that replaces it fits where all three
-// requirements hold.
+// RMSNorm of `x`, defined in rms_norm.cpp: `y` is the normalised value.
 struct NormPattern {
   Pattern x, y, weight, offset_weight, eps, variance, early, one_plus;
+  Pattern call;  // of torch.rms_norm, where that is all
 
   std::optional<Pattern> weight_of(const Match& m) const;
+  Argument eps_of(const Match& m) const;
 };
 
 NormPattern norm_of(const Pattern& x);
-Verdict require_norm_weight(const Match& m, const NormPattern& norm);
-Verdict require_norm_dtypes(const Match& m, const NormPattern& norm);
-Verdict require_norm_roundings(const Match& m, const NormPattern& norm);
+Verdict require_norm(const Match& m, const NormPattern& norm);  // that a call of ours fits
 
 // Rotary embedding of `x`, defined in rope.cpp: `y` is the rotated value, the root of the match. A call that replaces
 // it fits where the first three requirements hold of query and key, and the last of both.
